@@ -1,0 +1,82 @@
+"""Rows with their querysets; no input or output beyond the database."""
+
+from router.models.audit import AuditEvent, AuditOutcome
+from router.models.config import ConfigRevision, RoutingDefaults, Unmatched
+from router.models.counters import Bell, CounterKind, Heartbeat, HourCount
+from router.models.destinations import Destination, DestinationVersion, Lane, LaneState
+from router.models.jobs import (
+    DONE_STATES,
+    OPEN_STATES,
+    Attempt,
+    AttemptOutcome,
+    Cause,
+    Decision,
+    DecisionOutcome,
+    DecisionPhase,
+    ItemState,
+    Job,
+    JobItem,
+    ProofGrade,
+    QuietTimer,
+    TimerItem,
+)
+from router.models.receipts import (
+    Association,
+    OriginKind,
+    Receipt,
+    ReceiptOutcome,
+    RoutingMark,
+)
+from router.models.rules import Rule, RuleState, Trigger
+from router.models.sources import DuplicatePolicy, Source
+from router.models.studies import Instance, InstanceState, Series, Study
+from router.models.users import ApiToken, Permission, Role, Scope, User
+
+__all__ = [
+    "DONE_STATES",
+    "OPEN_STATES",
+    "ApiToken",
+    "Association",
+    "Attempt",
+    "AttemptOutcome",
+    "AuditEvent",
+    "AuditOutcome",
+    "Bell",
+    "Cause",
+    "ConfigRevision",
+    "CounterKind",
+    "Decision",
+    "DecisionOutcome",
+    "DecisionPhase",
+    "Destination",
+    "DestinationVersion",
+    "DuplicatePolicy",
+    "Heartbeat",
+    "HourCount",
+    "Instance",
+    "InstanceState",
+    "ItemState",
+    "Job",
+    "JobItem",
+    "Lane",
+    "LaneState",
+    "OriginKind",
+    "Permission",
+    "ProofGrade",
+    "QuietTimer",
+    "Receipt",
+    "ReceiptOutcome",
+    "Role",
+    "RoutingDefaults",
+    "RoutingMark",
+    "Rule",
+    "RuleState",
+    "Scope",
+    "Series",
+    "Source",
+    "Study",
+    "TimerItem",
+    "Trigger",
+    "Unmatched",
+    "User",
+]

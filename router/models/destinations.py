@@ -1,0 +1,88 @@
+"""Destinations, their immutable versions, and the running state of each one's lane."""
+
+from django.db import models
+
+
+class DestinationQuerySet(models.QuerySet["Destination"]):
+    """Sentences about destinations."""
+
+    def present(self) -> "DestinationQuerySet":
+        """Destinations of the current configuration."""
+        return self.filter(removed=False)
+
+    def active(self) -> "DestinationQuerySet":
+        """Destinations that take work."""
+        return self.filter(removed=False, enabled=True)
+
+
+class Destination(models.Model):
+    """A named place to deliver to. Removed ones stay, since the ledger refers to them.
+
+    ``endpoint`` counts the changes of address or identity; an open item carries the endpoint it
+    was decided for and is held when the two differ.
+    """
+
+    name = models.CharField(max_length=64, unique=True)
+    kind = models.CharField(max_length=16)
+    enabled = models.BooleanField(default=True)
+    removed = models.BooleanField(default=False)
+    endpoint = models.PositiveIntegerField(default=1)
+    version = models.ForeignKey(
+        "DestinationVersion", on_delete=models.PROTECT, null=True, related_name="+"
+    )
+
+    objects = DestinationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DestinationVersion(models.Model):
+    """The settings of a destination as they were once applied; never changed."""
+
+    destination = models.ForeignKey(Destination, on_delete=models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    endpoint = models.PositiveIntegerField()
+    settings = models.JSONField()
+    revision = models.ForeignKey("ConfigRevision", on_delete=models.PROTECT, null=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["destination", "number"], name="destination_version_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.destination_id} v{self.number}"
+
+
+class LaneState(models.TextChoices):
+    """Whether a destination takes work now."""
+
+    OPEN = "open", "Open"
+    BACKOFF = "backoff", "Waits after a failure"
+    STOPPED = "stopped", "Stopped: needs attention"
+    PAUSED = "paused", "Paused by a person"
+
+
+class Lane(models.Model):
+    """The running state of a destination: failures, next try, last answers."""
+
+    destination = models.OneToOneField(
+        Destination, on_delete=models.CASCADE, primary_key=True, related_name="lane"
+    )
+    state = models.CharField(max_length=8, choices=LaneState, default=LaneState.OPEN)
+    resume_at = models.DateTimeField(null=True)
+    failures = models.PositiveIntegerField(default=0)
+    reason = models.CharField(max_length=500, blank=True, default="")
+    verified_endpoint = models.PositiveIntegerField(default=0)
+    last_success_at = models.DateTimeField(null=True)
+    last_failure_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.destination_id}: {self.state}"

@@ -1,0 +1,302 @@
+"""Decisions, jobs, items and attempts: the ledger of what leaves.
+
+Transitions of an item are methods of its queryset; each is one conditional UPDATE with a counted
+result, so the same code is right on PostgreSQL and on SQLite.
+"""
+
+from datetime import datetime
+
+from django.db import models
+from django.db.models import F, Q
+
+
+class DecisionOutcome(models.TextChoices):
+    """What was decided for a group of instances."""
+
+    ROUTED = "routed", "Sent to destinations"
+    WAITING = "waiting", "Waits for the series or study to be quiet"
+    HELD = "held", "No rule took it: held"
+    ARCHIVED = "archived", "No rule took it: kept"
+
+
+class DecisionPhase(models.TextChoices):
+    """What made the router decide."""
+
+    ARRIVAL = "arrival", "On arrival"
+    QUIET = "quiet", "When quiet"
+    RELEASE = "release", "Released by a person"
+
+
+class Decision(models.Model):
+    """Why a group of instances of one study goes where it goes.
+
+    ``explanation`` lists every rule in the order tried, with its outcome and the first deciding
+    condition and the value seen (``dicom.rules.Outcome.as_dict``).
+    """
+
+    study = models.ForeignKey("Study", on_delete=models.PROTECT, related_name="decisions")
+    revision = models.ForeignKey("ConfigRevision", on_delete=models.PROTECT, null=True)
+    phase = models.CharField(max_length=8, choices=DecisionPhase)
+    outcome = models.CharField(max_length=8, choices=DecisionOutcome)
+    explanation = models.JSONField(default=list)
+    destinations = models.JSONField(default=dict)
+    problem = models.CharField(max_length=200, blank=True, default="")
+    instances_count = models.PositiveIntegerField(default=0)
+    chosen_count = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["created_at"], condition=Q(outcome="held"), name="decision_held"),
+        ]
+
+    def __str__(self) -> str:
+        return f"decision {self.pk}: {self.outcome}"
+
+
+class QuietTimer(models.Model):
+    """A rule that waits until a series or study is quiet; fires once."""
+
+    rule = models.CharField(max_length=64)
+    trigger = models.CharField(max_length=8)
+    study = models.ForeignKey("Study", on_delete=models.PROTECT, related_name="timers")
+    series = models.ForeignKey("Series", on_delete=models.PROTECT, null=True, related_name="timers")
+    opened_at = models.DateTimeField()
+    due_at = models.DateTimeField()
+    cap_at = models.DateTimeField()
+    fired_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["rule", "study"],
+                condition=Q(fired_at=None, series=None),
+                name="one_open_study_timer",
+            ),
+            models.UniqueConstraint(
+                fields=["rule", "study", "series"],
+                condition=Q(fired_at=None, series__isnull=False),
+                name="one_open_series_timer",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(fired_at=None), name="timer_open"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.rule} on {self.trigger}"
+
+
+class TimerItem(models.Model):
+    """An instance that waits for a timer; the row goes when the timer fires."""
+
+    timer = models.ForeignKey(QuietTimer, on_delete=models.CASCADE, related_name="items")
+    instance = models.ForeignKey("Instance", on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["timer", "instance"], name="timer_item_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.instance_id} waits for {self.timer_id}"
+
+
+class Cause(models.TextChoices):
+    """Why a job exists."""
+
+    RULE = "rule", "Rule"
+    REPLAY = "replay", "Replay"
+    MOVE = "move", "C-MOVE"
+    MANUAL = "manual", "By hand"
+
+
+class Job(models.Model):
+    """A study × destination × cause."""
+
+    key = models.CharField(max_length=200, unique=True)
+    study = models.ForeignKey("Study", on_delete=models.PROTECT, related_name="jobs")
+    destination = models.ForeignKey("Destination", on_delete=models.PROTECT, related_name="jobs")
+    cause = models.CharField(max_length=8, choices=Cause)
+    rule = models.CharField(max_length=64, blank=True, default="")
+    created_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"job {self.pk}"
+
+
+class ItemState(models.TextChoices):
+    """The states of an item; the words of the ledger."""
+
+    PENDING = "pending", "Pending"
+    LEASED = "leased", "Sending"
+    WAITING = "waiting", "Waiting"
+    DELIVERED = "delivered", "Delivered"
+    DELIVERED_WITH_WARNING = "warning", "Delivered with warning"
+    PARKED = "parked", "Needs attention"
+    HELD = "held", "Held"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+OPEN_STATES = (ItemState.PENDING, ItemState.LEASED, ItemState.WAITING)
+DONE_STATES = (ItemState.DELIVERED, ItemState.DELIVERED_WITH_WARNING)
+
+
+class ProofGrade(models.TextChoices):
+    """How surely the far side has it."""
+
+    NONE = "", "None"
+    ACCEPTED = "accepted", "Accepted"
+    VERIFIED = "verified", "Verified"
+    COMMITTED = "committed", "Committed"
+
+
+class JobItemQuerySet(models.QuerySet["JobItem"]):
+    """Sentences about items, and their transitions."""
+
+    def open(self) -> "JobItemQuerySet":
+        """Items still to be delivered without a person."""
+        return self.filter(state__in=OPEN_STATES)
+
+    def due(self, now: datetime) -> "JobItemQuerySet":
+        """Items that may be claimed now."""
+        return self.filter(Q(state=ItemState.PENDING) | Q(state=ItemState.WAITING, due_at__lte=now))
+
+    def oldest_first(self) -> "JobItemQuerySet":
+        """In the order in which they were chosen."""
+        return self.order_by("id")
+
+    def expired(self, now: datetime) -> "JobItemQuerySet":
+        """Items whose worker let its lease run out."""
+        return self.filter(state=ItemState.LEASED, lease_until__lt=now)
+
+    def leased_by(self, fence: int, owner: str) -> "JobItemQuerySet":
+        """Items whose lease is still the caller's: fencing number and owner agree."""
+        return self.filter(state=ItemState.LEASED, fence=fence, owner=owner)
+
+    def lease(self, *, now: datetime, until: datetime, owner: str) -> int:
+        """Claim due items: pending or waiting → leased, with the next fencing number."""
+        return self.due(now).update(
+            state=ItemState.LEASED, fence=F("fence") + 1, owner=owner, lease_until=until
+        )
+
+    def retry_now(self) -> int:
+        """Parked or waiting → pending, the count of attempts starts anew."""
+        return self.filter(state__in=[ItemState.PARKED, ItemState.WAITING]).update(
+            state=ItemState.PENDING, due_at=None, tries=0, lost=0, reason=""
+        )
+
+    def hold(self, reason: str) -> int:
+        """Pending or waiting → held."""
+        return self.filter(state__in=[ItemState.PENDING, ItemState.WAITING]).update(
+            state=ItemState.HELD, reason=reason
+        )
+
+    def release(self) -> int:
+        """Held → pending, for the destination's endpoint of today."""
+        endpoint = models.Subquery(
+            JobItem.objects.filter(pk=models.OuterRef("pk")).values("destination__endpoint")[:1]
+        )
+        return self.filter(state=ItemState.HELD).update(
+            state=ItemState.PENDING, due_at=None, reason="", endpoint=endpoint
+        )
+
+    def cancel(self, reason: str) -> int:
+        """Everything not sent and not being sent → cancelled."""
+        return self.filter(
+            state__in=[ItemState.PENDING, ItemState.WAITING, ItemState.HELD, ItemState.PARKED]
+        ).update(state=ItemState.CANCELLED, reason=reason)
+
+
+class JobItem(models.Model):
+    """One instance version for one destination under one transform.
+
+    ``fence`` grows with each lease; a later write says "where the lease is mine". ``tries``
+    counts attempts that ended in a failure, ``lost`` those whose worker died.
+    """
+
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="items")
+    destination = models.ForeignKey("Destination", on_delete=models.PROTECT, related_name="items")
+    instance = models.ForeignKey("Instance", on_delete=models.PROTECT, related_name="items")
+    decision = models.ForeignKey(
+        Decision, on_delete=models.PROTECT, null=True, related_name="items"
+    )
+    cause = models.CharField(max_length=8, choices=Cause)
+    transform = models.CharField(max_length=64, blank=True, default="")
+    endpoint = models.PositiveIntegerField(default=1)
+    state = models.CharField(max_length=12, choices=ItemState, default=ItemState.PENDING)
+    due_at = models.DateTimeField(null=True)
+    fence = models.PositiveIntegerField(default=0)
+    owner = models.CharField(max_length=40, blank=True, default="")
+    lease_until = models.DateTimeField(null=True)
+    tries = models.PositiveIntegerField(default=0)
+    lost = models.PositiveIntegerField(default=0)
+    reason = models.CharField(max_length=500, blank=True, default="")
+    status = models.PositiveIntegerField(null=True)
+    proof = models.CharField(max_length=10, choices=ProofGrade, blank=True, default="")
+    egress_sha256 = models.CharField(max_length=64, blank=True, default="")
+    size = models.PositiveBigIntegerField(default=0)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    objects = JobItemQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["job", "instance", "transform"], name="item_once_in_job"
+            ),
+            models.UniqueConstraint(
+                fields=["destination", "instance", "transform"],
+                condition=Q(cause="rule"),
+                name="chosen_once_by_rules",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["destination", "state", "id"],
+                condition=Q(state__in=["pending", "waiting", "leased", "parked", "held"]),
+                name="item_open",
+            ),
+            models.Index(fields=["lease_until"], condition=Q(state="leased"), name="item_leased"),
+            models.Index(fields=["due_at"], condition=Q(state="waiting"), name="item_waiting"),
+            models.Index(fields=["finished_at"], name="item_finished"),
+        ]
+
+    def __str__(self) -> str:
+        return f"item {self.pk}: {self.state}"
+
+
+class AttemptOutcome(models.TextChoices):
+    """How an attempt ended."""
+
+    RUNNING = "", "Under way"
+    SUCCESS = "success", "Success"
+    WARNING = "warning", "Success with warning"
+    REFUSED = "refused", "Refused"
+    TRANSPORT = "transport", "Transport error"
+    UNKNOWN = "unknown", "Unknown: cut before the answer"
+    WORKER_LOST = "lost", "Worker lost"
+    NOT_SENT = "not_sent", "Not sent"
+
+
+class Attempt(models.Model):
+    """One try of one item; the row stands before the network is touched."""
+
+    item = models.ForeignKey(JobItem, on_delete=models.PROTECT, related_name="attempts")
+    fence = models.PositiveIntegerField()
+    version = models.ForeignKey("DestinationVersion", on_delete=models.PROTECT, null=True)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=10, choices=AttemptOutcome, blank=True, default="")
+    status = models.PositiveIntegerField(null=True)
+    detail = models.CharField(max_length=500, blank=True, default="")
+    bytes_sent = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["item", "fence"], name="one_attempt_per_lease")
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.fence} of {self.item_id}"
