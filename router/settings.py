@@ -309,9 +309,9 @@ LOGGING_CONFIG = None
 def _refusals() -> list[str]:
     """Return one sentence for each value that production must not start with."""
     findings = [
-        (SECRET_KEY_GENERATED, "ROUTER_SECRET_KEY must be given: a generated one is for development."),
+        (SECRET_KEY_GENERATED, "ROUTER_SECRET_KEY must be given; a generated one is unsafe."),
         (len(SECRET_KEY) < 50, "ROUTER_SECRET_KEY must have at least 50 characters."),
-        (KEYS_GENERATED, "ROUTER_KEYS must be given: a generated one is for development."),
+        (KEYS_GENERATED, "ROUTER_KEYS must be given; a generated one is unsafe."),
         (
             USES_SQLITE and not ALLOW_SQLITE,
             "DATABASE_URL names SQLite: use PostgreSQL, or set ROUTER_ALLOW_SQLITE=1 knowingly.",

@@ -112,7 +112,7 @@ class Cause(models.TextChoices):
 
 
 class Job(models.Model):
-    """A study × destination × cause."""
+    """One study, for one destination, from one cause."""
 
     key = models.CharField(max_length=200, unique=True)
     study = models.ForeignKey("Study", on_delete=models.PROTECT, related_name="jobs")

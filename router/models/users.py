@@ -74,9 +74,6 @@ class User(AbstractUser):
 
     role = models.ForeignKey(Role, on_delete=models.PROTECT, null=True, related_name="users")
     limit = models.JSONField(default=dict, blank=True)
-    development = models.BooleanField(
-        default=False, help_text="Made in development: also holds the image permission there."
-    )
 
     def may(self, permission: str) -> bool:
         """Tell whether the user's role lists ``permission`` (deny by default)."""

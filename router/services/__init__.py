@@ -1,0 +1,1 @@
+"""Verbs: transactions and audit. Entry points pass who and from where as an ``Actor``."""

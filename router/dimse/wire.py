@@ -1,0 +1,189 @@
+"""One TCP connection that carries PDUs (PS3.8 9.3), with limits on size and time.
+
+Knows where a PDU begins and ends and nothing of what is in it. Never reads more than it was told to
+accept, never waits longer than its `Patience` allows.
+"""
+
+import select
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from router.dimse.errors import Aborted, Lost, Malformed, Released, Stalled, Unreachable
+from router.dimse.pace import Pace, Patience
+
+P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 4, 5, 6, 7
+HEADER = struct.Struct(">BxI")
+RELEASE_RQ_PDU = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+RELEASE_RP_PDU = b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+ABORT_PDU = b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+VECTORS = 512
+"""Buffers given to one `sendmsg`; the kernel takes 1,024."""
+
+Buffer = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Pdu:
+    """One PDU as received: its type and what follows the six bytes of its header."""
+
+    kind: int
+    body: bytes
+
+
+def _silence(*, reset: bool) -> str:
+    return f"the peer {'reset' if reset else 'closed'} the connection"
+
+
+class Wire:
+    """A connected socket that sends vectors and reads whole PDUs.
+
+    `until` is the moment (`time.monotonic`) at which every wait ends, whatever moves.
+    """
+
+    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        self._sock, self._pace, self._taken = sock, pace, bytearray()
+        self.until = float("inf")
+
+    @classmethod
+    def connect(cls, host: str, port: int, *, timeout: float, pace: Pace) -> "Wire":
+        """Connect to the first address of `host` that answers.
+
+        Raises:
+            Unreachable: name unknown, refused, no route, or no answer within `timeout` seconds.
+        """
+        try:
+            return cls(socket.create_connection((host, port), timeout), pace)
+        except socket.gaierror as error:
+            raise Unreachable(f"the host name {host} is not known ({error.strerror})") from error
+        except TimeoutError as error:
+            raise Unreachable(f"no connection within {timeout:g} seconds") from error
+        except ConnectionRefusedError as error:
+            raise Unreachable("the connection was refused; nothing listens there") from error
+        except (OSError, UnicodeError) as error:
+            raise Unreachable(f"no connection could be made ({_reason(error)})") from error
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send all of `buffers`, in as few system calls as the kernel allows.
+
+        Raises:
+            Aborted, Released, Lost: the peer ended the association meanwhile.
+            Stalled: no byte was accepted in time. Stopped: asked to stop.
+        """
+        waiting = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        patience = self._patience(self._pace.stall, "the peer accepted no byte")
+        at = 0
+        while at < len(waiting):
+            patience.tick()
+            moved = self._push(waiting[at : at + VECTORS])
+            if moved:
+                self._pace.progress(moved)
+                patience.renew()
+                at = _advance(waiting, at, moved)
+            else:
+                self._wait_writable(patience.tick())
+
+    def _push(self, buffers: list[memoryview]) -> int:
+        try:
+            return self._sock.sendmsg(buffers)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._last_words(_silence(reset=True)) from error
+
+    def _wait_writable(self, seconds: float) -> None:
+        """Wait until bytes are accepted; listen meanwhile, for a peer that gives up says so."""
+        heard = select.POLLIN if len(self._taken) < HEADER.size else 0
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT | heard)
+        for _fd, event in poll.poll(seconds * 1000):
+            if event & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                self._take(4096)
+                if self._taken and self._taken[0] in (RELEASE_RQ, ABORT):
+                    raise self._last_words(_silence(reset=False))
+
+    def read_pdu(self, *, timeout: float, most: int, waiting_for: str) -> Pdu:
+        """Return the next PDU.
+
+        Raises:
+            Malformed: longer than `most` bytes, or of no known type. Lost: the connection ended.
+            Stalled: not there whole within `timeout` seconds. Stopped: asked to stop.
+        """
+        patience = self._patience(timeout, waiting_for)
+        self._fill(HEADER.size, patience)
+        kind, length = HEADER.unpack_from(self._taken)
+        if not 1 <= kind <= ABORT:
+            raise Malformed(f"the peer sent a PDU of the unknown type {kind:#04x}")
+        if length > most:
+            raise Malformed(f"the peer sent a PDU of {length} bytes where {most} are allowed")
+        self._fill(HEADER.size + length, patience)
+        body = bytes(self._taken[HEADER.size : HEADER.size + length])
+        del self._taken[: HEADER.size + length]
+        return Pdu(kind, body)
+
+    def _fill(self, needed: int, patience: Patience) -> None:
+        while len(self._taken) < needed:
+            seconds = patience.tick()
+            if not select.select([self._sock], [], [], seconds)[0]:
+                continue
+            self._take(max(4096, needed - len(self._taken)))
+
+    def _take(self, most: int) -> None:
+        # Linux forgets TCP_QUICKACK; without it a peer that writes an answer in two pieces waits
+        # for our delayed acknowledgement of the first.
+        try:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            got = self._sock.recv(most)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise Lost(_silence(reset=True)) from error
+        if not got:
+            raise Lost(_silence(reset=False))
+        self._taken += got
+
+    def _last_words(self, otherwise: str) -> Aborted | Released | Lost:
+        """After the connection broke: what the peer said before, if it said something."""
+        with suppress(Lost, Stalled, Malformed):
+            while True:
+                pdu = self._next_taken()
+                if pdu.kind == ABORT and len(pdu.body) >= 4:
+                    return Aborted(pdu.body[2], pdu.body[3])
+                if pdu.kind == RELEASE_RQ:
+                    return Released()
+        return Lost(otherwise)
+
+    def _next_taken(self) -> Pdu:
+        return self.read_pdu(timeout=0.05, most=1 << 16, waiting_for="")
+
+    def _patience(self, seconds: float, waiting_for: str) -> Patience:
+        return Patience(seconds, self._pace, waiting_for=waiting_for, until=self.until)
+
+    def say(self, pdu: bytes) -> None:
+        """Send a short PDU if the connection takes it; used on the way out, so it never raises."""
+        with suppress(OSError):
+            self._sock.send(pdu)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._sock.close()
+
+
+def _advance(buffers: list[memoryview], at: int, moved: int) -> int:
+    """Return the index of the first buffer not wholly sent, cutting off what has left."""
+    while at < len(buffers) and moved >= len(buffers[at]):
+        moved -= len(buffers[at])
+        at += 1
+    if moved:
+        buffers[at] = buffers[at][moved:]
+    return at
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
