@@ -1,7 +1,7 @@
 """What can go wrong between us and a peer, as the peer's behaviour, not as Python's.
 
-Each error's text is a clause that can stand in a sentence for the screen. None carries patient data,
-and none decides whether to try again.
+Each error's text is a clause that can stand in a sentence for the screen. None carries patient
+data, and none decides whether to try again.
 """
 
 
@@ -40,7 +40,8 @@ class Lost(DimseError):
 
 
 class Stalled(DimseError):
-    """Nothing moved, or no answer came, for longer than agreed; or the object took too long in all."""
+    """Nothing moved, or no answer came, for longer than agreed; or the object took too long in
+    all."""
 
 
 class Malformed(DimseError):

@@ -24,8 +24,9 @@ def _forever(_size: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`progress` hears of bytes moved, `stop` ends the exchange, `stall` is the longest standstill in
-    seconds while sending, `deadline` the longest time in seconds for an object of so many bytes."""
+    """`progress` hears of bytes moved, `stop` ends the exchange, `stall` is the longest
+    standstill in seconds while sending, `deadline` the longest time in seconds for an object of
+    so many bytes."""
 
     progress: Callable[[int], None] = _nothing
     stop: Callable[[], bool] = _never
@@ -34,10 +35,11 @@ class Pace:
 
 
 class Patience:
-    """Counts down one wait: `tick()` gives the seconds to wait now, or raises when it is over."""
+    """Counts down one wait: `tick()` gives the seconds to wait now, or raises when it is over,
+    with `otherwise` as the reason."""
 
-    def __init__(self, seconds: float, pace: Pace, *, waiting_for: str, until: float) -> None:
-        self._seconds, self._pace, self._waiting_for = seconds, pace, waiting_for
+    def __init__(self, seconds: float, pace: Pace, *, otherwise: str, until: float) -> None:
+        self._seconds, self._pace, self._otherwise = seconds, pace, otherwise
         self._until = until
         self.renew()
 
@@ -58,5 +60,5 @@ class Patience:
         if now >= self._until:
             raise Stalled("the object took longer than its deadline allows")
         if now >= self._end:
-            raise Stalled(f"{self._waiting_for} for {self._seconds:g} seconds")
+            raise Stalled(self._otherwise)
         return min(TICK, self._end - now, self._until - now)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from router.dimse.errors import Aborted, Lost, Malformed, Released, Stalled, Unreachable
+from router.dimse.errors import Aborted, DimseError, Lost, Malformed, Released, Unreachable
 from router.dimse.pace import Pace, Patience
 
 P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 4, 5, 6, 7
@@ -45,8 +45,8 @@ class Wire:
 
     def __init__(self, sock: socket.socket, pace: Pace) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setblocking(False)
-        self._sock, self._pace, self._taken = sock, pace, bytearray()
+        sock.settimeout(0)
+        self._sock, self.pace, self._taken = sock, pace, bytearray()
         self.until = float("inf")
 
     @classmethod
@@ -75,13 +75,15 @@ class Wire:
             Stalled: no byte was accepted in time. Stopped: asked to stop.
         """
         waiting = [memoryview(buffer) for buffer in buffers if len(buffer)]
-        patience = self._patience(self._pace.stall, "the peer accepted no byte")
+        patience = self._patience(
+            self.pace.stall, f"the peer accepted no byte for {self.pace.stall:g} seconds"
+        )
         at = 0
         while at < len(waiting):
             patience.tick()
             moved = self._push(waiting[at : at + VECTORS])
             if moved:
-                self._pace.progress(moved)
+                self.pace.progress(moved)
                 patience.renew()
                 at = _advance(waiting, at, moved)
             else:
@@ -106,14 +108,14 @@ class Wire:
                 if self._taken and self._taken[0] in (RELEASE_RQ, ABORT):
                     raise self._last_words(_silence(reset=False))
 
-    def read_pdu(self, *, timeout: float, most: int, waiting_for: str) -> Pdu:
+    def read_pdu(self, *, timeout: float, most: int, otherwise: str) -> Pdu:
         """Return the next PDU.
 
         Raises:
             Malformed: longer than `most` bytes, or of no known type. Lost: the connection ended.
             Stalled: not there whole within `timeout` seconds. Stopped: asked to stop.
         """
-        patience = self._patience(timeout, waiting_for)
+        patience = self._patience(timeout, otherwise)
         self._fill(HEADER.size, patience)
         kind, length = HEADER.unpack_from(self._taken)
         if not 1 <= kind <= ABORT:
@@ -128,9 +130,10 @@ class Wire:
     def _fill(self, needed: int, patience: Patience) -> None:
         while len(self._taken) < needed:
             seconds = patience.tick()
-            if not select.select([self._sock], [], [], seconds)[0]:
-                continue
-            self._take(max(4096, needed - len(self._taken)))
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            if poll.poll(seconds * 1000):
+                self._take(max(4096, needed - len(self._taken)))
 
     def _take(self, most: int) -> None:
         # Linux forgets TCP_QUICKACK; without it a peer that writes an answer in two pieces waits
@@ -148,7 +151,7 @@ class Wire:
 
     def _last_words(self, otherwise: str) -> Aborted | Released | Lost:
         """After the connection broke: what the peer said before, if it said something."""
-        with suppress(Lost, Stalled, Malformed):
+        with suppress(DimseError):
             while True:
                 pdu = self._next_taken()
                 if pdu.kind == ABORT and len(pdu.body) >= 4:
@@ -158,10 +161,10 @@ class Wire:
         return Lost(otherwise)
 
     def _next_taken(self) -> Pdu:
-        return self.read_pdu(timeout=0.05, most=1 << 16, waiting_for="")
+        return self.read_pdu(timeout=0.05, most=1 << 16, otherwise="")
 
-    def _patience(self, seconds: float, waiting_for: str) -> Patience:
-        return Patience(seconds, self._pace, waiting_for=waiting_for, until=self.until)
+    def _patience(self, seconds: float, otherwise: str) -> Patience:
+        return Patience(seconds, self.pace, otherwise=otherwise, until=self.until)
 
     def say(self, pdu: bytes) -> None:
         """Send a short PDU if the connection takes it; used on the way out, so it never raises."""
@@ -185,5 +188,3 @@ def _advance(buffers: list[memoryview], at: int, moved: int) -> int:
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-

@@ -1,0 +1,106 @@
+"""DIMSE command sets as bytes (PS3.7 6.3.1 and 9.3): implicit VR little endian, group 0000 only."""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router.dimse.errors import Malformed
+
+VERIFICATION = "1.2.840.10008.1.1"
+C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ, C_ECHO_RSP = 0x0001, 0x8001, 0x0030, 0x8030
+DATA_SET_PRESENT, NO_DATA_SET = 0x0001, 0x0101
+MEDIUM = 0x0000
+
+AFFECTED_SOP_CLASS, COMMAND_FIELD, MESSAGE_ID = 0x0002, 0x0100, 0x0110
+RESPONDED_TO, PRIORITY, DATA_SET_TYPE, STATUS = 0x0120, 0x0700, 0x0800, 0x0900
+OFFENDING_ELEMENT, AFFECTED_SOP_INSTANCE = 0x0901, 0x1000
+
+_ELEMENT = struct.Struct("<HHI")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The parts of a C-STORE-RSP or C-ECHO-RSP that matter. `offending` names elements by tag."""
+
+    status: int
+    offending: tuple[str, ...] = ()
+
+
+def store_request(sop_class_uid: str, sop_instance_uid: str, *, message_id: int) -> bytes:
+    """Return a C-STORE-RQ (PS3.7 9.3.1.1)."""
+    return _command(
+        (AFFECTED_SOP_CLASS, _uid(sop_class_uid)),
+        (COMMAND_FIELD, _short(C_STORE_RQ)),
+        (MESSAGE_ID, _short(message_id)),
+        (PRIORITY, _short(MEDIUM)),
+        (DATA_SET_TYPE, _short(DATA_SET_PRESENT)),
+        (AFFECTED_SOP_INSTANCE, _uid(sop_instance_uid)),
+    )
+
+
+def echo_request(*, message_id: int) -> bytes:
+    """Return a C-ECHO-RQ (PS3.7 9.3.5.1)."""
+    return _command(
+        (AFFECTED_SOP_CLASS, _uid(VERIFICATION)),
+        (COMMAND_FIELD, _short(C_ECHO_RQ)),
+        (MESSAGE_ID, _short(message_id)),
+        (DATA_SET_TYPE, _short(NO_DATA_SET)),
+    )
+
+
+def response(command: bytes, *, field: int, message_id: int) -> Response:
+    """Read the answer to message `message_id`, which must be of command field `field`.
+
+    Raises:
+        Malformed: another command, another message's answer, no status, or no command at all.
+    """
+    elements = _parse(command)
+    found = _number(elements, COMMAND_FIELD)
+    if found != field:
+        raise Malformed(f"the peer sent the command {found:#06x} where {field:#06x} is due")
+    if _number(elements, RESPONDED_TO) != message_id:
+        raise Malformed("the peer answered a message that was not sent")
+    if _number(elements, DATA_SET_TYPE) != NO_DATA_SET:
+        raise Malformed("the peer's answer announces a data set")
+    return Response(_number(elements, STATUS), _tags(elements.get(OFFENDING_ELEMENT, b"")))
+
+
+def _command(*elements: tuple[int, bytes]) -> bytes:
+    body = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in elements)
+    return _ELEMENT.pack(0, 0, 4) + struct.pack("<I", len(body)) + body
+
+
+def _short(value: int) -> bytes:
+    return struct.pack("<H", value)
+
+
+def _uid(value: str) -> bytes:
+    encoded = value.encode("ascii")
+    return encoded + b"\0" * (len(encoded) % 2)
+
+
+def _parse(command: bytes) -> Mapping[int, bytes]:
+    elements: dict[int, bytes] = {}
+    at = 0
+    while at < len(command):
+        if len(command) - at < _ELEMENT.size:
+            raise Malformed("the peer's command ends within an element")
+        group, element, length = _ELEMENT.unpack_from(command, at)
+        at += _ELEMENT.size
+        if group != 0 or length > len(command) - at:
+            raise Malformed("the peer's command cannot be read")
+        elements[element] = command[at : at + length]
+        at += length
+    return elements
+
+
+def _number(elements: Mapping[int, bytes], element: int) -> int:
+    value = elements.get(element, b"")
+    if len(value) != 2:
+        raise Malformed(f"the peer's answer lacks (0000,{element:04X})")
+    return int.from_bytes(value, "little")
+
+
+def _tags(value: bytes) -> tuple[str, ...]:
+    whole = value[: min(len(value), 64) // 4 * 4]
+    return tuple(f"({group:04X},{el:04X})" for group, el in struct.iter_unpack("<HH", whole))
