@@ -286,7 +286,7 @@ Q_CLUSTER: dict[str, Any] = {  # Any: the library's own mixed dictionary
     "retry": 86_400,
     "max_attempts": 1,
     "ack_failures": True,
-    "save_limit": 50,
+    "save_limit": -1,
     "catch_up": False,
     "recycle": 100_000,
     "poll": 0.1,

@@ -10,13 +10,469 @@ It refuses to know the database, and to use anything received as part of a path.
 """
 
 import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
 
-type Origin = str
+from router.dicom import header, part10
+from router.owners import Owner, Owners
+
+Origin = Literal["dimse", "stow", "import", "upload", "retrieve", "ai"]
+Duplicates = Literal["quarantine", "versions", "refuse"]
+
 FACTS = "association.json"
 END = "association_end.json"
 OBJECT_SUFFIX = ".dcm"
 PART_SUFFIX = ".part"
+NEW_PREFIX = ".new-"
 # An object's dirty pages are pushed out on the way, so that the last fsync stays short.
 FLUSH_EVERY = 128 << 20
 STALE_AFTER = 3600.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class SpoolError(OSError):
+    """The spool could not take or give an object; `__cause__` is what the system said."""
+
+
+class SpoolFull(SpoolError):
+    """No room: the volume, the quota or the file size limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationFacts:
+    """Who sends, from where and under which policy: what every object of one inbox shares."""
+
+    id: str
+    origin: Origin
+    calling_ae: str
+    called_ae: str
+    remote_host: str
+    remote_port: int
+    source: str | None
+    duplicates: Duplicates
+    started_at: datetime
+    secure: bool = False
+    user: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON
+        return {**asdict(self), "started_at": self.started_at.isoformat()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:  # Any: decoded JSON
+        return cls(**{**data, "started_at": datetime.fromisoformat(data["started_at"])})
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.from_dict(json.loads(text))
+
+
+@dataclass(slots=True)
+class Counts:
+    """What one association brought so far. Written by its thread, read by anyone."""
+
+    objects: int = 0
+    bytes: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndFacts:
+    """How an association ended."""
+
+    ended_at: datetime
+    reason: str
+    objects: int
+    bytes: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """One object in the inbox, durable."""
+
+    receipt_id: str
+    association: AssociationFacts
+    path: Path
+    sha256: str
+    size: int
+    offset: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    received_at: datetime
+    structure: header.Structure | None = None
+
+    def examined(self) -> "Spooled":
+        """The same with its structure, read from the file when it is not known yet.
+
+        Raises `router.dicom.errors.DicomError` kinds for data that is not well-formed.
+        """
+        if self.structure is not None:
+            return self
+        with self.path.open("rb") as file:
+            structure = header.examine(
+                file, offset=self.offset, size=self.size, transfer_syntax=self.transfer_syntax
+            )
+        return replace(self, structure=structure)
+
+
+class SpoolFile:
+    """One object while it arrives: hashed and counted as it is written.
+
+    `write` never keeps a reference to what it is given. Any failure removes the file.
+    """
+
+    def __init__(self, inbox: "Inbox", *, meta: bytes, uids: tuple[str, str, str]) -> None:
+        self.receipt_id = uuid.uuid4().hex
+        self.size = 0
+        self.offset = len(meta)
+        self._inbox = inbox
+        self._uids = uids
+        self._part = inbox.folder / f"{self.receipt_id}{PART_SUFFIX}"
+        self._hash = hashlib.sha256()
+        self._flushed = 0
+        self._structure: header.Structure | None = None
+        self._fd = _open_new(self._part)
+        self._put(memoryview(meta))
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, data: memoryview) -> None:
+        """Append data set bytes. Raises `SpoolFull` or `SpoolError`; the file is gone then."""
+        self._put(data)
+        self._hash.update(data)
+        self.size += len(data)
+        if self.size - self._flushed >= FLUSH_EVERY:
+            self._flush()
+
+    def examine(self) -> header.Structure:
+        """Walk the data set written so far to its end. Raises errors of `router.dicom.errors`."""
+        sop_class, sop_instance, transfer_syntax = self._uids
+        with os.fdopen(os.dup(self._fd), "rb") as file:
+            self._structure = header.examine(
+                file, offset=self.offset, size=self.size, transfer_syntax=transfer_syntax
+            )
+        return self._structure
+
+    def commit(self) -> Spooled:
+        """Make the object durable under its final name; only then may Success be answered.
+
+        File, name and folder are synced in this order; the facts of the association are synced
+        since the first object began. Raises `SpoolFull` or `SpoolError`; the file is gone then.
+        """
+        sop_class, sop_instance, transfer_syntax = self._uids
+        digest = self.sha256
+        path = self._inbox.folder / f"{self.receipt_id}.{digest}{OBJECT_SUFFIX}"
+        try:
+            os.fsync(self._fd)
+            self._part.rename(path)
+            self._inbox.sync()
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise self._failed(error) from error
+        self._close()
+        return Spooled(
+            receipt_id=self.receipt_id,
+            association=self._inbox.facts,
+            path=path,
+            sha256=digest,
+            size=self.size,
+            offset=self.offset,
+            sop_class_uid=sop_class,
+            sop_instance_uid=sop_instance,
+            transfer_syntax=transfer_syntax,
+            received_at=datetime.now(UTC),
+            structure=self._structure,
+        )
+
+    def discard(self) -> None:
+        """Drop the object. Harmless when it is gone already."""
+        self._close()
+        with suppress(OSError):
+            self._part.unlink(missing_ok=True)
+
+    def _put(self, data: memoryview) -> None:
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _flush(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._flushed = self.size
+
+    def _failed(self, error: OSError) -> SpoolError:
+        self.discard()
+        return _spool_error(error)
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Inbox:
+    """One association's folder: written by its owner, or read by whoever adopts it.
+
+    The folder comes to be with the first object, so an association that stores nothing leaves
+    nothing. One thread at a time writes to it.
+    """
+
+    def __init__(self, folder: Path, facts: AssociationFacts, owner: Owner) -> None:
+        self.folder = folder
+        self.facts = facts
+        self.owner = owner
+        self._fd = -1
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The inbox that lies in `folder`. Raises OSError or ValueError when it is not one."""
+        data = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        try:
+            owner = Owner.from_dict(data.pop("owner"))
+            return cls(folder, AssociationFacts.from_dict(data), owner)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder.name}: not the facts of an association") from error
+
+    def create(
+        self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str
+    ) -> SpoolFile:
+        """Begin one object. Raises `SpoolFull` or `SpoolError`."""
+        self._establish()
+        meta = part10.file_meta(
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax=transfer_syntax,
+        )
+        uids = (sop_class_uid, sop_instance_uid, transfer_syntax)
+        return SpoolFile(self, meta=meta, uids=uids)
+
+    def closed(self, ended_at: datetime, reason: str, counts: Counts) -> None:
+        """Note how the association ended, for an adopter; let go of the folder."""
+        if self._fd < 0:
+            return
+        end = {"ended_at": ended_at.isoformat(), "reason": reason, **asdict(counts)}
+        try:
+            _write_synced(self.folder / END, json.dumps(end))
+        except OSError as error:
+            raise _spool_error(error) from error
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def end(self) -> EndFacts | None:
+        """How the association ended, when its owner came to say so."""
+        try:
+            data = json.loads((self.folder / END).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return EndFacts(**{**data, "ended_at": datetime.fromisoformat(data["ended_at"])})
+
+    def leftovers(self) -> Iterator[Spooled]:
+        """The acknowledged objects in the folder, oldest first, not examined."""
+        paths = [path for path in _entries(self.folder) if path.suffix == OBJECT_SUFFIX]
+        for _, path in sorted((path.stat().st_mtime_ns, path) for path in paths):
+            yield self._spooled(path)
+
+    def remove_parts(self) -> int:
+        """Remove what never became whole. Only for the adopter of a dead owner's folder."""
+        parts = [path for path in _entries(self.folder) if path.suffix == PART_SUFFIX]
+        for path in parts:
+            path.unlink(missing_ok=True)
+        return len(parts)
+
+    def remove_if_empty(self) -> bool:
+        """Remove the folder when it holds no object, arriving or acknowledged."""
+        kept = {OBJECT_SUFFIX, PART_SUFFIX}
+        if self._fd >= 0 or any(path.suffix in kept for path in _entries(self.folder)):
+            return False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self.folder.exists()
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def _spooled(self, path: Path) -> Spooled:
+        receipt_id, sha256 = path.stem.split(".")
+        status = path.stat()
+        with path.open("rb") as file:
+            meta = part10.read_meta(file)
+        return Spooled(
+            receipt_id=receipt_id,
+            association=self.facts,
+            path=path,
+            sha256=sha256,
+            size=status.st_size - meta.offset,
+            offset=meta.offset,
+            sop_class_uid=meta.sop_class_uid,
+            sop_instance_uid=meta.sop_instance_uid,
+            transfer_syntax=meta.transfer_syntax,
+            received_at=datetime.fromtimestamp(status.st_mtime, UTC),
+        )
+
+    def _establish(self) -> None:
+        """Make the folder with its facts in it, durable, in one step that others can see."""
+        if self._fd >= 0:
+            return
+        fresh = self.folder.with_name(f"{NEW_PREFIX}{self.folder.name}")
+        try:
+            fresh.mkdir(parents=True)
+            _write_synced(fresh / FACTS, self._facts_json(self.owner))
+            fresh.rename(self.folder)
+            _sync_folder(self.folder.parent)
+            self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise _spool_error(error) from error
+
+    def take_over(self, owner: Owner) -> None:
+        """Write the new owner into the facts. Only by `Spool.adopt`."""
+        _write_synced(self.folder / FACTS, self._facts_json(owner))
+        self.owner = owner
+
+    def _facts_json(self, owner: Owner) -> str:
+        return json.dumps({**self.facts.to_dict(), "owner": owner.to_dict()})
+
+
+class Spool:
+    """The spool below one root, as one process sees it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._inbox = root / "inbox"
+        self._owners = Owners(root / "owners")
+
+    def open_inbox(self, facts: AssociationFacts) -> Inbox:
+        """An inbox for a new association; nothing is written before its first object."""
+        if not _is_id(facts.id):
+            raise ValueError(f"an association's id is 32 hex digits, not {facts.id!r}")
+        return Inbox(self._inbox / facts.id, facts, self._owners.me())
+
+    def inboxes(self) -> Iterator[Inbox]:
+        """Every inbox on disk, of any owner. A folder without facts raises ValueError."""
+        for folder in _entries(self._inbox):
+            if _is_id(folder.name):
+                with suppress(FileNotFoundError):
+                    yield Inbox.read(folder)
+
+    def abandoned(self) -> list[Inbox]:
+        """The inboxes whose owning process is dead. Adopt one before touching it."""
+        alive: dict[Owner, bool] = {self._owners.me(): True}
+        found = []
+        for inbox in self.inboxes():
+            if inbox.owner not in alive:
+                alive[inbox.owner] = self._owners.is_alive(inbox.owner)
+            if not alive[inbox.owner]:
+                found.append(inbox)
+        return found
+
+    def adopt(self, inbox: Inbox) -> bool:
+        """Make an abandoned inbox ours and drop its unfinished objects.
+
+        False when another process was quicker or the owner lives after all.
+        """
+        with self._owners.claim(inbox.owner) as is_claimed:
+            if not is_claimed:
+                return False
+            try:
+                current = Inbox.read(inbox.folder)
+            except FileNotFoundError:
+                return False
+            if current.owner != inbox.owner:
+                return False
+            inbox.take_over(self._owners.me())
+        inbox.remove_parts()
+        return True
+
+    def remove_finished(self, association_id: str) -> bool:
+        """Remove the folder of an ended association once its last object has left."""
+        folder = self._inbox / association_id
+        if not _is_id(association_id) or not (folder / END).exists():
+            return False
+        return Inbox.read(folder).remove_if_empty()
+
+    def sweep(self) -> None:
+        """Remove what dead processes left that holds no object: half-made folders, lock files."""
+        keep = frozenset(inbox.owner.lock for inbox in self.inboxes())
+        self._owners.sweep(keep=keep)
+        for folder in _entries(self._inbox):
+            if folder.name.startswith(NEW_PREFIX) and _age(folder) > STALE_AFTER:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def free_bytes(self) -> int:
+        """Room left on the spool's volume for processes without privilege."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _is_id(name: str) -> bool:
+    return len(name) == 32 and all(c in "0123456789abcdef" for c in name)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _open_new(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _spool_error(error) from error
+
+
+def _spool_error(error: OSError) -> SpoolError:
+    kind = SpoolFull if error.errno in _FULL else SpoolError
+    failure = kind(error.errno, error.strerror)
+    failure.__cause__ = error
+    return failure
+
+
+def _write_synced(path: Path, text: str) -> None:
+    """Write a small file so that it is there whole or not at all, and durable."""
+    draft = path.with_suffix(".tmp")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -3,7 +3,7 @@
 from router.models.audit import AuditEvent, AuditOutcome
 from router.models.config import ConfigRevision, RoutingDefaults, Unmatched
 from router.models.counters import Bell, CounterKind, Heartbeat, HourCount
-from router.models.destinations import Destination, DestinationVersion, Lane, LaneState
+from router.models.destinations import Destination, DestinationVersion, Lane, LaneSlot, LaneState
 from router.models.jobs import (
     DONE_STATES,
     OPEN_STATES,
@@ -59,12 +59,14 @@ __all__ = [
     "Job",
     "JobItem",
     "Lane",
+    "LaneSlot",
     "LaneState",
     "OriginKind",
     "Permission",
     "ProofGrade",
     "QuietTimer",
     "Receipt",
+    "ReceiptOutcome",
     "ReceiptOutcome",
     "Role",
     "RoutingDefaults",

@@ -86,3 +86,20 @@ class Lane(models.Model):
 
     def __str__(self) -> str:
         return f"{self.destination_id}: {self.state}"
+
+
+class LaneSlot(models.Model):
+    """One of the parallel associations or requests a destination may have; leased by a drain."""
+
+    destination = models.ForeignKey(Destination, on_delete=models.CASCADE, related_name="slots")
+    number = models.PositiveIntegerField()
+    owner = models.CharField(max_length=64, blank=True, default="")
+    lease_until = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["destination", "number"], name="lane_slot_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.destination_id} #{self.number}"

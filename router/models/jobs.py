@@ -64,6 +64,7 @@ class QuietTimer(models.Model):
     opened_at = models.DateTimeField()
     due_at = models.DateTimeField()
     cap_at = models.DateTimeField()
+    quiet_seconds = models.PositiveIntegerField()
     fired_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -170,9 +171,9 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
         """Items whose worker let its lease run out."""
         return self.filter(state=ItemState.LEASED, lease_until__lt=now)
 
-    def leased_by(self, fence: int, owner: str) -> "JobItemQuerySet":
-        """Items whose lease is still the caller's: fencing number and owner agree."""
-        return self.filter(state=ItemState.LEASED, fence=fence, owner=owner)
+    def leased_by(self, owner: str) -> "JobItemQuerySet":
+        """Items whose lease is still the caller's; an owner's name is used for one claim only."""
+        return self.filter(state=ItemState.LEASED, owner=owner)
 
     def lease(self, *, now: datetime, until: datetime, owner: str) -> int:
         """Claim due items: pending or waiting → leased, with the next fencing number."""
@@ -227,7 +228,7 @@ class JobItem(models.Model):
     state = models.CharField(max_length=12, choices=ItemState, default=ItemState.PENDING)
     due_at = models.DateTimeField(null=True)
     fence = models.PositiveIntegerField(default=0)
-    owner = models.CharField(max_length=40, blank=True, default="")
+    owner = models.CharField(max_length=64, blank=True, default="")
     lease_until = models.DateTimeField(null=True)
     tries = models.PositiveIntegerField(default=0)
     lost = models.PositiveIntegerField(default=0)

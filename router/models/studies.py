@@ -87,7 +87,6 @@ class InstanceState(models.TextChoices):
     CURRENT = "current", "Current"
     VERSION = "version", "Version"
     QUARANTINED = "quarantined", "Quarantined"
-    DISCARDED = "discarded", "Discarded"
     PURGED = "purged", "Purged"
 
 
@@ -104,7 +103,7 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
 
     def kept(self) -> "InstanceQuerySet":
         """Objects whose bytes must be on storage."""
-        return self.exclude(state__in=[InstanceState.DISCARDED, InstanceState.PURGED])
+        return self.exclude(state=InstanceState.PURGED)
 
 
 class Instance(models.Model):

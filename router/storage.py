@@ -1,0 +1,206 @@
+"""Object bytes in and out of the final storage: local files, or an S3-compatible bucket.
+
+Keys come from our own ids only. Local objects are renamed from the spool (same volume) or copied,
+verified and then unlinked; objects for a bucket are uploaded, verified and then unlinked.
+Refuses to know rows: callers say which key holds what.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import IO, BinaryIO, Protocol, cast
+from urllib.parse import parse_qs, urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from storages.backends.s3 import S3Storage
+
+CHUNK = 1 << 20
+
+
+class StorageMismatch(OSError):
+    """What was written is not what was read back."""
+
+
+class ObjectStorage(Protocol):
+    """The verbs of a storage."""
+
+    def place(self, moves: Iterable[tuple[Path, str]]) -> None:
+        """Bring files to their keys, durably; each source file is gone afterwards."""
+
+    def open(self, key: str) -> BinaryIO:
+        """Open an object as a real file. Raises FileNotFoundError."""
+
+    def size(self, key: str) -> int:
+        """Return the bytes of an object. Raises FileNotFoundError."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def keys(self) -> Iterable[str]:
+        """Every key that is stored."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FileStorage:
+    """Objects as files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def place(self, moves: Iterable[tuple[Path, str]]) -> None:
+        """Rename (or copy across volumes), then sync target and source folders once each."""
+        targets: set[Path] = set()
+        sources: set[Path] = set()
+        for path, key in moves:
+            target = self.root / key
+            self._ensure(target.parent)
+            self._move(path, target)
+            targets.add(target.parent)
+            sources.add(path.parent)
+        for folder in (*targets, *sources):
+            if folder.is_dir():
+                sync_folder(folder)
+
+    def open(self, key: str) -> BinaryIO:
+        """Open the file."""
+        return (self.root / key).open("rb")
+
+    def size(self, key: str) -> int:
+        """Return the file's length."""
+        return (self.root / key).stat().st_size
+
+    def delete(self, key: str) -> None:
+        """Remove the file."""
+        (self.root / key).unlink(missing_ok=True)
+
+    def keys(self) -> Iterable[str]:
+        """Walk the folder."""
+        for folder, _folders, names in os.walk(self.root):
+            relative = Path(folder).relative_to(self.root)
+            for name in names:
+                if name.endswith(".dcm"):
+                    yield (relative / name).as_posix()
+
+    def _ensure(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._ensure(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+    def _move(self, path: Path, target: Path) -> None:
+        try:
+            path.rename(target)
+        except FileNotFoundError:
+            if not target.exists():
+                raise
+        except OSError as error:
+            if error.errno != 18:  # EXDEV: another volume
+                raise
+            _copy_verified(path, target)
+            path.unlink()
+
+
+def _copy_verified(path: Path, target: Path) -> None:
+    part = target.with_suffix(".part")
+    with path.open("rb") as source, part.open("w+b") as copy:
+        shutil.copyfileobj(source, copy, CHUNK)
+        copy.flush()
+        os.fsync(copy.fileno())
+        source.seek(0)
+        copy.seek(0)
+        if _digest(source) != _digest(copy):
+            raise StorageMismatch(f"{target.name}: the copy differs from the spooled object")
+    part.rename(target)
+
+
+def _digest(file: IO[bytes]) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class BucketStorage:
+    """Objects in an S3-compatible bucket (django-storages)."""
+
+    def __init__(self, backend: S3Storage) -> None:
+        self.backend = backend
+
+    def place(self, moves: Iterable[tuple[Path, str]]) -> None:
+        """Upload, compare the stored length and checksum, then remove the spooled file."""
+        for path, key in moves:
+            if not path.exists() and self.backend.exists(key):
+                continue
+            with path.open("rb") as file:
+                digest = _digest(file)
+                file.seek(0)
+                stored = self.backend.bucket.Object(self.backend._normalize_name(key))
+                stored.upload_fileobj(file, ExtraArgs={"Metadata": {"sha256": digest}})
+            stored.load()
+            if (
+                stored.content_length != path.stat().st_size
+                or stored.metadata.get("sha256") != digest
+            ):
+                raise StorageMismatch(f"{key}: the stored object differs from the spooled one")
+            path.unlink()
+
+    def open(self, key: str) -> BinaryIO:
+        """Fetch the object into an unnamed temporary file and open that."""
+        self.size(key)
+        file = tempfile.TemporaryFile(dir=settings.SPOOL_DIR)  # noqa: SIM115 - handed to the caller
+        self.backend.bucket.Object(self.backend._normalize_name(key)).download_fileobj(file)
+        file.seek(0)
+        return cast("BinaryIO", file)
+
+    def size(self, key: str) -> int:
+        """Return the object's length."""
+        return int(self.backend.size(key))
+
+    def delete(self, key: str) -> None:
+        """Remove the object."""
+        self.backend.delete(key)
+
+    def keys(self) -> Iterable[str]:
+        """List the bucket below the prefix."""
+        prefix = self.backend.location
+        for item in self.backend.bucket.objects.filter(Prefix=prefix):
+            yield item.key.removeprefix(prefix).lstrip("/")
+
+
+@cache
+def objects() -> ObjectStorage:
+    """Return the storage that ``ROUTER_STORAGE_URL`` names.
+
+    Raises:
+        ImproperlyConfigured: the URL is neither ``file://`` nor ``s3://``.
+    """
+    url = urlsplit(settings.STORAGE_URL)
+    if url.scheme == "file":
+        return FileStorage(Path(url.path))
+    if url.scheme == "s3" and url.netloc:
+        options = parse_qs(url.query)
+        return BucketStorage(
+            S3Storage(
+                bucket_name=url.netloc,
+                location=url.path.strip("/"),
+                endpoint_url=options.get("endpoint", [None])[0],
+                region_name=options.get("region", [None])[0],
+                file_overwrite=True,
+                default_acl=None,
+            )
+        )
+    raise ImproperlyConfigured(
+        f"ROUTER_STORAGE_URL begins with {url.scheme!r}; file:// or s3://bucket is expected."
+    )
