@@ -145,12 +145,11 @@ def rejection_sentence(
     result: int, source: int, reason: int, *, peer: str, calling: str, called: str
 ) -> str:
     """Return a sentence saying why `peer` rejected the association and what helps."""
-    cause = REJECT_REASONS.get(
-        (source, reason), "it gives a reason that the Standard does not know"
-    )
-    remedy = REJECT_REMEDIES.get((source, reason), "")
-    text = f"{peer} rejects the association (A-ASSOCIATE-RJ {result}/{source}/{reason}): {cause}."
-    return f"{text} {remedy}".strip().format(calling=calling, called=called)
+    unknown = "it gives a reason that the Standard does not know"
+    cause = REJECT_REASONS.get((source, reason), unknown).format(calling=calling, called=called)
+    remedy = REJECT_REMEDIES.get((source, reason), "").format(calling=calling, called=called)
+    code = f"A-ASSOCIATE-RJ {result}/{source}/{reason}"
+    return f"{peer} rejects the association ({code}): {cause}. {remedy}".strip()
 
 
 def _look_up(table: Mapping[str, str], status: int) -> str | None:

@@ -51,9 +51,7 @@ class Tally:
 
 def _write(objects: Mapping[CountKey, int], sizes: Mapping[CountKey, int]) -> None:
     # A fixed order keeps two writers from waiting for each other.
-    ordered = sorted(
-        objects, key=lambda k: (k.hour, k.kind, k.modality, k.source, k.destination)
-    )
+    ordered = sorted(objects, key=lambda k: (k.hour, k.kind, k.modality, k.source, k.destination))
     for key in ordered:
         row = HourCount.objects.filter(**vars(key))
         added = {

@@ -1,0 +1,124 @@
+"""The one door in: receive an object, index it, and find its bytes again.
+
+``receive`` makes an object durable in the inbox; ``index`` takes it into the ledger; ``opened``
+reads it wherever it lies. Every entry point uses these, so routing, audit and policy cannot be
+bypassed.
+"""
+
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from django.conf import settings
+
+from router import storage
+from router.dicom.header import Header, Structure, read_header
+from router.models import Instance, Receipt
+from router.services.indexing import index
+from router.spool import Spool, Spooled, SpoolFile
+
+__all__ = ["Refused", "header_of", "index", "opened", "receive", "settled", "spool"]
+
+SETTLE_SECONDS = 2.0
+
+
+class Refused(Exception):
+    """An object that is not taken; ``mismatch`` tells data set and claim apart from the rest."""
+
+    def __init__(self, sentence: str, *, mismatch: bool = False) -> None:
+        super().__init__(sentence)
+        self.mismatch = mismatch
+
+
+def spool() -> Spool:
+    """Return the spool of this installation."""
+    return Spool(settings.SPOOL_DIR)
+
+
+def receive(incoming: SpoolFile, *, sop_class_uid: str, sop_instance_uid: str) -> Spooled:
+    """Check an object that has arrived whole and make it durable in the inbox.
+
+    Only after this returns may the sender be told Success.
+
+    Args:
+        incoming: the spooled data set, still under its temporary name.
+        sop_class_uid: Affected SOP Class UID the sender claimed.
+        sop_instance_uid: Affected SOP Instance UID the sender claimed.
+
+    Raises:
+        MalformedDataSet: the structure ends early or its lengths lie; the bytes are dropped.
+        Refused: UIDs are missing or differ from the claim; the bytes are dropped.
+        SpoolError: the disk could not take it; the bytes are dropped.
+    """
+    try:
+        structure = incoming.examine()
+        _agrees(structure, sop_class_uid, sop_instance_uid)
+        return incoming.commit()
+    except BaseException:
+        incoming.discard()
+        raise
+
+
+def _agrees(structure: Structure, sop_class_uid: str, sop_instance_uid: str) -> None:
+    if structure.sop_instance_uid != sop_instance_uid:
+        raise Refused("SOP Instance UID differs from the command's", mismatch=True)
+    if structure.sop_class_uid != sop_class_uid:
+        raise Refused("SOP Class UID differs from the command's", mismatch=True)
+    if not structure.study_instance_uid:
+        raise Refused("Study Instance UID is missing")
+    if not structure.series_instance_uid:
+        raise Refused("Series Instance UID is missing")
+
+
+def opened(instance: Instance) -> BinaryIO:
+    """Open an object's Part 10 file: in its final place, else in the inbox.
+
+    Raises:
+        FileNotFoundError: the bytes are in neither place.
+    """
+    try:
+        return storage.objects().open(instance.location)
+    except FileNotFoundError:
+        return _inbox_path(instance).open("rb")
+
+
+def _inbox_path(instance: Instance) -> Path:
+    receipt = Receipt.objects.select_related("association").get(uid=instance.file_id)
+    name = f"{instance.file_id}.{instance.sha256}.dcm"
+    return Path(settings.SPOOL_DIR) / "inbox" / receipt.association.uid / name
+
+
+def header_of(instance: Instance) -> Header:
+    """Read the header of a stored object (up to its pixel data)."""
+    with opened(instance) as file:
+        return read_header(
+            file,
+            offset=instance.offset,
+            size=instance.size,
+            transfer_syntax=instance.transfer_syntax_uid,
+        )
+
+
+def settled(timeout: float = SETTLE_SECONDS) -> bool:
+    """Wait until what was acknowledged before this call is indexed.
+
+    Args:
+        timeout: seconds to wait at most.
+
+    Returns:
+        False when time ran out first (the database is away, or a backlog is large).
+    """
+    waiting = acknowledged()
+    limit = time.monotonic() + timeout
+    while waiting:
+        waiting = {path for path in waiting if path.exists()}
+        if waiting and time.monotonic() > limit:
+            return False
+        if waiting:
+            time.sleep(0.02)
+    return True
+
+
+def acknowledged() -> set[Path]:
+    """Return the files of the inbox: acknowledged and not yet in their final place."""
+    return set((Path(settings.SPOOL_DIR) / "inbox").glob("*/*.dcm"))

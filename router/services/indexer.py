@@ -1,0 +1,386 @@
+"""The indexer: one thread of a receiving process that takes its inbox into the ledger.
+
+It is the receiver's hand-off: nothing here waits on the network path. While the database is away
+it keeps a bounded list in memory and forgets the rest, since the inbox on disk has everything; when
+the database is back it reads its inboxes anew. Inboxes of dead processes are adopted.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from django.db import DatabaseError, IntegrityError, close_old_connections, connection, transaction
+from django.db.models import F
+from django.db.utils import InterfaceError, OperationalError
+
+from router.models import (
+    Association,
+    AuditOutcome,
+    CounterKind,
+    Receipt,
+    ReceiptOutcome,
+)
+from router.services import audit, heartbeats, indexing
+from router.services.actors import Actor, ActorKind
+from router.services.counters import Tally
+from router.spool import AssociationFacts, Counts, Inbox, Spool, Spooled
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+GATHER_SECONDS = 0.1
+MEMORY_LIMIT = 2000
+HEARTBEAT_SECONDS = 5.0
+ADOPT_SECONDS = 10.0
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A store that was answered with a failure; its bytes are gone."""
+
+    association: AssociationFacts
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    status: int
+    reason: str
+    size: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An association was accepted."""
+
+    association: AssociationFacts
+
+
+@dataclass(frozen=True)
+class Closed:
+    """An association ended."""
+
+    association: AssociationFacts
+    reason: str
+    at: datetime
+    refused: int
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Associations that were rejected alike within one minute."""
+
+    address: str
+    calling_ae: str
+    called_ae: str
+    reason: str
+    count: int
+
+
+class Rejections(Protocol):
+    """The receiver's durable journal of rejected associations."""
+
+    def take(self) -> contextlib.AbstractContextManager[Sequence[Rejection]]:
+        """Give what was journaled; it is dropped when the block ends without an error."""
+
+
+Event = Spooled | Refusal | Opened | Closed
+
+
+class Indexer:
+    """Takes over what was received (the receiver's intake) and indexes it in its own thread."""
+
+    def __init__(self, spool: Spool, *, rejections: Rejections | None = None) -> None:
+        self.spool = spool
+        self._rejections = rejections
+        self._events: deque[Event] = deque()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._overflowed = False
+        self._finished: set[str] = set()
+        self._heartbeat_at = self._adopt_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+
+    # --- the intake: called by association threads, never waits --------------------------------
+    def association_opened(self, facts: AssociationFacts, contexts: object = ()) -> None:
+        """Note an accepted association."""
+        self._put(Opened(facts))
+
+    def association_closed(self, facts: AssociationFacts, reason: str, counts: Counts) -> None:
+        """Note how an association ended."""
+        self._put(Closed(facts, reason, datetime.now(UTC), counts.refused))
+
+    def stored(self, spooled: Spooled) -> None:
+        """Take over an object that is durable in the inbox."""
+        if len(self._events) >= MEMORY_LIMIT:
+            self._overflowed = True
+        else:
+            self._put(spooled)
+
+    def refused(
+        self,
+        facts: AssociationFacts,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax: str,
+        status: int,
+        reason: str,
+        size: int,
+    ) -> None:
+        """Note an object that was answered with a failure."""
+        at = datetime.now(UTC)
+        uids = (sop_class_uid, sop_instance_uid, transfer_syntax)
+        if len(self._events) < 2 * MEMORY_LIMIT:
+            self._put(Refusal(facts, *uids, status, reason, size, at))
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Index what is at hand and end; False when time ran out (the inbox keeps the rest)."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _put(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    # --- the thread ---------------------------------------------------------------------------
+    def _run(self) -> None:
+        failures = 0
+        while not (self._stopping.is_set() and not self._events):
+            try:
+                self._turn()
+                failures = 0
+            except (OperationalError, InterfaceError, OSError) as error:
+                failures += 1
+                log.warning("index.waits", extra={"error": type(error).__name__})
+                self._pause(failures)
+                if self._stopping.is_set() and failures > 2:
+                    return
+            except Exception:
+                failures += 1
+                log.exception("index.failed")
+                self._pause(failures)
+        with contextlib.suppress(DatabaseError):
+            heartbeats.end("receiver")
+        connection.close()
+
+    def _pause(self, failures: int) -> None:
+        connection.close()
+        self._stopping.wait(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1])
+
+    def _turn(self) -> None:
+        """Do one round: housekeeping when due, then one batch."""
+        close_old_connections()
+        self._housekeeping()
+        batch = self._gather()
+        if not batch:
+            return
+        self._handle(batch)
+        for _ in batch:
+            self._events.popleft()
+        self._remove_finished()
+
+    def _gather(self) -> list[Event]:
+        """Wait for a first event, then up to 100 ms for more; the events stay listed until done."""
+        if not self._events:
+            self._wake.wait(1.0)
+            if not self._events:
+                return []
+        if not self._stopping.is_set() and len(self._events) < BATCH:
+            time.sleep(GATHER_SECONDS)
+        self._wake.clear()
+        return [self._events[i] for i in range(min(len(self._events), BATCH))]
+
+    def _handle(self, batch: Sequence[Event]) -> None:
+        self._open([e for e in batch if isinstance(e, Opened)])
+        index_all([e for e in batch if isinstance(e, Spooled)])
+        record_refusals([e for e in batch if isinstance(e, Refusal)])
+        self._close([e for e in batch if isinstance(e, Closed)])
+
+    def _open(self, opened: Sequence[Opened]) -> None:
+        if opened:
+            indexing.ensure_associations(event.association for event in opened)
+
+    def _close(self, closed: Sequence[Closed]) -> None:
+        for event in closed:
+            end_association(event)
+            self._finished.add(event.association.id)
+
+    def _remove_finished(self) -> None:
+        for uid in list(self._finished):
+            self.spool.remove_finished(uid)
+            self._finished.discard(uid)
+
+    # --- housekeeping -------------------------------------------------------------------------
+    def _housekeeping(self) -> None:
+        now = time.monotonic()
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + HEARTBEAT_SECONDS
+            heartbeats.beat("receiver", waiting=len(self._events))
+            self._journal()
+        if now >= self._adopt_at:
+            self._adopt_at = now + ADOPT_SECONDS
+            self._adopt()
+        if self._overflowed and not any(isinstance(e, Spooled) for e in list(self._events)[:1]):
+            self._overflowed = False
+            self._reread()
+
+    def _journal(self) -> None:
+        if self._rejections is None:
+            return
+        with self._rejections.take() as rejections, transaction.atomic():
+            for item in rejections:
+                record_rejection(item)
+
+    def _adopt(self) -> None:
+        """Take in what dead processes left."""
+        for inbox in self.spool.abandoned():
+            if self.spool.adopt(inbox):
+                self._take_in(inbox)
+        self.spool.sweep()
+
+    def _take_in(self, inbox: Inbox) -> None:
+        count = _index_inbox(inbox)
+        end = inbox.end()
+        reason = end.reason if end else "lost: the receiver ended"
+        refused = end.refused if end else 0
+        at = end.ended_at if end else datetime.now(UTC)
+        end_association(Closed(inbox.facts, reason, at, refused))
+        inbox.remove_if_empty()
+        log.info("inbox.adopted", extra={"association": inbox.facts.id, "objects": count})
+
+    def _reread(self) -> None:
+        """Index what was forgotten while the database was away."""
+        for inbox in self.spool.mine():
+            _index_inbox(inbox)
+
+
+def _index_inbox(inbox: Inbox) -> int:
+    count = 0
+    chunk: list[Spooled] = []
+    for spooled in inbox.leftovers():
+        chunk.append(spooled)
+        if len(chunk) == BATCH // 2:
+            count += index_all(chunk)
+            chunk = []
+    return count + index_all(chunk)
+
+
+def index_all(spooled: Sequence[Spooled]) -> int:
+    """Index a batch; when two processes met, try again; one bad object cannot stop the others.
+
+    Raises:
+        OperationalError, InterfaceError: the database is away.
+        OSError: files cannot be moved.
+    """
+    if not spooled:
+        return 0
+    for _attempt in range(3):
+        try:
+            return indexing.index(spooled)
+        except IntegrityError:
+            continue
+        except (OperationalError, InterfaceError):
+            raise
+        except (DatabaseError, ValueError):
+            break
+    if len(spooled) == 1:
+        log.error("index.object_failed", extra={"receipt": spooled[0].receipt_id})
+        return indexing.index(spooled)
+    middle = len(spooled) // 2
+    return index_all(spooled[:middle]) + index_all(spooled[middle:])
+
+
+@transaction.atomic
+def record_refusals(refusals: Sequence[Refusal]) -> None:
+    """Write a receipt for each refused store, outside the balance."""
+    if not refusals:
+        return
+    rows = indexing.ensure_associations(event.association for event in refusals)
+    tally = Tally()
+    for event in refusals:
+        tally.add(
+            event.at,
+            CounterKind.REFUSED,
+            size=event.size,
+            source=event.association.source or "",
+        )
+        Association.objects.filter(pk=rows[event.association.id].pk).update(
+            refused_count=F("refused_count") + 1
+        )
+    Receipt.objects.bulk_create(_refused_receipt(event, rows) for event in refusals)
+    tally.write()
+
+
+def _refused_receipt(event: Refusal, rows: dict[str, Association]) -> Receipt:
+    return Receipt(
+        uid=os.urandom(16).hex(),
+        association=rows[event.association.id],
+        outcome=ReceiptOutcome.REFUSED,
+        reason=_clean(event.reason, 200),
+        status=event.status,
+        sop_class_uid=_clean(event.sop_class_uid, 64),
+        sop_instance_uid=_clean(event.sop_instance_uid, 64),
+        study_instance_uid="",
+        series_instance_uid="",
+        transfer_syntax_uid=_clean(event.transfer_syntax, 64),
+        sha256="",
+        size=event.size,
+        received_at=event.at,
+    )
+
+
+def _clean(text: str, limit: int) -> str:
+    return text.replace("\x00", "")[:limit]
+
+
+@transaction.atomic
+def end_association(event: Closed) -> None:
+    """Write how an association ended, once, with its audit event."""
+    facts = event.association
+    row = indexing.ensure_associations([facts])[facts.id]
+    ended = Association.objects.filter(pk=row.pk, ended_at=None).update(
+        ended_at=event.at, end_reason=event.reason[:200]
+    )
+    row.refresh_from_db()
+    if not ended or not (row.objects_count or row.refused_count):
+        return
+    audit.record(
+        "instances.received",
+        actor=Actor(facts.calling_ae, ActorKind.PEER, facts.remote_host),
+        code="instances.transferred",
+        outcome=AuditOutcome.MINOR_FAILURE if row.refused_count else AuditOutcome.SUCCESS,
+        target=f"association {facts.id}",
+        details={
+            "objects": row.objects_count,
+            "refused": row.refused_count,
+            "bytes": row.bytes,
+            "end": event.reason,
+            "source": facts.source or "",
+        },
+    )
+
+
+def record_rejection(item: Rejection) -> None:
+    """Audit rejected associations (PS3.15 A.5: node authentication failure)."""
+    audit.record(
+        "association.rejected",
+        actor=Actor(_clean(item.calling_ae, 16), ActorKind.PEER, item.address),
+        code="security",
+        outcome=AuditOutcome.MINOR_FAILURE,
+        target=f"called AE {_clean(item.called_ae, 16)}",
+        details={"reason": item.reason, "count": item.count},
+    )
