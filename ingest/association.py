@@ -1,0 +1,345 @@
+"""One inbound association: pynetdicom's, with our negotiation, our limits and our data transfer.
+
+pynetdicom negotiates, releases and aborts. While the association is established its thread owns
+the socket (`ingest.dialogue`); the upper layer's thread sleeps meanwhile. It refuses to know what
+storing means (`ingest.handlers`) and who may come (`ingest.sources`); it asks the receiver.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.acse import ACSE
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.service_class import StorageServiceClass
+
+from ingest.dialogue import Dialogue
+from ingest.handlers import Session, StoreRequest
+from ingest.negotiation import Context, Proposal, Roles, negotiate
+from ingest.sources import CALLED_AE_UNKNOWN, CALLER_UNKNOWN, Admission, Rejection
+from ingest.status import Status
+from ingest.wire import (
+    ASSOCIATE_SECONDS,
+    TICK,
+    DeadlinePassed,
+    ProtocolError,
+    Reader,
+    StopRequested,
+)
+from router.spool import AssociationFacts
+
+if TYPE_CHECKING:
+    from ingest.scp import Receiver, ReceiverServer
+
+log = logging.getLogger(__name__)
+
+# Events of the upper layer's state machine (PS3.8 Table 9-10).
+TRANSPORT_CLOSED, INVALID_PDU = "Evt17", "Evt19"
+PARKED_SECONDS = 1.0
+DRAIN_SECONDS = 1.0
+DRAIN_BYTES = 64 << 10
+
+
+class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom carries no types for us
+    """pynetdicom's upper layer with bounded reading, whose socket can be lent out."""
+
+    def __init__(self, assoc: "InboundAssociation", *, lends: bool) -> None:
+        super().__init__(assoc)
+        self._lends = lends
+        self._lent = threading.Event()
+        self._wake = threading.Event()
+        self._drain_until = 0.0
+
+    def borrow(self) -> bool:
+        """Wait until the socket is lent; False when the association ended before."""
+        while not self._lent.wait(0.05):
+            if not self.is_alive() or self.state_machine.current_state == "Sta1":
+                return False
+        return True
+
+    def give_back(self, pdu: bytes = b"", *, event: str = "") -> None:
+        """Return the socket, with the PDU that was read last or the event that ended it."""
+        self._lends = False
+        if pdu:
+            self._deliver(pdu)
+        elif event:
+            self.event_queue.put(event)
+        self._idle_timer.restart()
+        self._wake.set()
+
+    def send_pdu(self, primitive: object) -> None:
+        super().send_pdu(primitive)
+        self._wake.set()
+
+    def _is_transport_event(self) -> bool:
+        # Lent from the moment this thread enters Sta6, so no P-DATA is ever read twice.
+        if self._lends and self.state_machine.current_state == "Sta6":
+            self._lent.set()
+            self._wake.wait(PARKED_SECONDS)
+            self._wake.clear()
+            return False
+        if self.state_machine.current_state == "Sta13":
+            return self._drain()
+        return bool(super()._is_transport_event())
+
+    def _drain(self) -> bool:
+        """Sta13: read past what still comes, for a short while, then close (PS3.8 9.2, AA-6)."""
+        self._drain_until = self._drain_until or time.monotonic() + DRAIN_SECONDS
+        transport = self.socket
+        if transport.ready and time.monotonic() < self._drain_until:
+            try:
+                if transport.socket.recv(DRAIN_BYTES):
+                    return True
+            except OSError as error:
+                log.debug("association.drain_ended", extra={"error": str(error)})
+        transport.close()
+        return True
+
+    def _read_pdu_data(self) -> None:
+        """Read one PDU within its limits and deadline (PS3.8 9.2, 9.3)."""
+        reader = Reader(self.socket.socket, idle_seconds=ASSOCIATE_SECONDS, buffer=256 << 10)
+        try:
+            kind, length = reader.pdu_header(seconds=ASSOCIATE_SECONDS)
+            pdu = reader.pdu_body(kind, length)
+        except ProtocolError as error:
+            log.warning("pdu.refused", extra={"error": str(error)})
+            self.event_queue.put(INVALID_PDU)
+        except (OSError, DeadlinePassed):
+            self.event_queue.put(TRANSPORT_CLOSED)
+        else:
+            self._deliver(pdu)
+
+    def _deliver(self, data: bytes) -> None:
+        try:
+            pdu, event = self._decode_pdu(bytearray(data))
+        except Exception as error:  # noqa: BLE001  a decoder for hostile bytes raises anything
+            log.warning("pdu.undecodable", extra={"error": type(error).__name__})
+            self.event_queue.put(INVALID_PDU)
+        else:
+            self._recv_pdu.put(pdu)
+            self.event_queue.put(event)
+
+
+class Negotiator(ACSE):  # type: ignore[misc]  # as above
+    """Association control with our admission and our choice of contexts (PS3.8 7.1.1)."""
+
+    def _negotiate_as_acceptor(self) -> None:
+        request = self.requestor.primitive
+        self.requestor.ae_title = request.calling_ae_title
+        verdict = self.assoc.receiver.admit(
+            host=self.assoc.remote_host,
+            calling_ae=request.calling_ae_title.strip(" "),
+            called_ae=request.called_ae_title.strip(" "),
+        )
+        if isinstance(verdict, Rejection):
+            self._reject(verdict)
+        else:
+            self._accept(verdict)
+
+    def _reject(self, rejection: Rejection) -> None:
+        self.send_reject(rejection.result, rejection.origin, rejection.diagnostic)
+        evt.trigger(self.assoc, evt.EVT_REJECTED, {})
+        self.assoc.kill()
+
+    def _accept(self, admission: Admission) -> None:
+        contexts, roles = negotiate(
+            [_proposal(cx) for cx in self.requestor.primitive.presentation_context_definition_list],
+            admission.services,
+            roles={
+                str(uid): Roles(scu=bool(item.scu_role), scp=bool(item.scp_role))
+                for uid, item in self.requestor.role_selection.items()
+            },
+        )
+        answers = [_presentation_context(context) for context in contexts]
+        self.assoc._accepted_cx = {cx.context_id: cx for cx in answers if cx.result == 0}
+        self.assoc._rejected_cx = [cx for cx in answers if cx.result]
+        for uid, role in roles.items():
+            self.acceptor.add_negotiation_item(_role_item(uid, role))
+        self.assoc.open_session(admission, tuple(contexts))
+        self.send_accept()
+        evt.trigger(self.assoc, evt.EVT_ACCEPTED, {})
+        self.assoc.is_established = True
+        evt.trigger(self.assoc, evt.EVT_ESTABLISHED, {})
+
+
+class InboundAssociation(Association):  # type: ignore[misc]  # as above
+    """An association of which we are the acceptor."""
+
+    def __init__(self, server: "ReceiverServer", *, host: str, port: int, slot: int) -> None:
+        super().__init__(server.ae, MODE_ACCEPTOR)
+        self._server = server
+        self.receiver: Receiver = server.receiver
+        self.remote_host = host
+        self.remote_port = port
+        self.slot = slot
+        self.session: Session | None = None
+        self.is_stopping = False
+        self._reason = ""
+        self.acse = Negotiator(self)
+        self.dul = UpperLayer(self, lends=server.receiver.takes_over)
+        # The timeouts live in the upper layer, which is new.
+        self.acse_timeout = self.ae.acse_timeout
+        self.network_timeout = self.ae.network_timeout
+
+    def open_session(self, admission: Admission, contexts: tuple[Context, ...]) -> None:
+        request = self.requestor.primitive
+        facts = AssociationFacts(
+            id=uuid.uuid4().hex,
+            origin="dimse",
+            calling_ae=request.calling_ae_title.strip(" "),
+            called_ae=request.called_ae_title.strip(" "),
+            remote_host=self.remote_host,
+            remote_port=self.remote_port,
+            source=admission.source,
+            duplicates=admission.duplicates,
+            started_at=datetime.now(UTC),
+        )
+        self.session = Session(facts, contexts, storage=self.receiver.storage)
+
+    def stop(self) -> None:
+        """End soon, by an abort, from another thread; data transfer notices within a tick."""
+        self.is_stopping = True
+        if not self.receiver.takes_over:
+            self._reason = self._reason or "stopped"
+            self.abort()
+
+    def run_reactor(self) -> None:
+        """The whole life of the association, in its own thread."""
+        try:
+            super().run_reactor()
+        finally:
+            if self.session is not None:
+                self.session.close(self._end_reason())
+            self._server.forget(self)
+
+    def _run_reactor(self) -> None:
+        if self.receiver.takes_over and self.dul.borrow():
+            self._transfer(self.session)
+        super()._run_reactor()
+
+    def _transfer(self, session: Session) -> None:
+        """Own the socket until data transfer ends, then give it back for the tear-down."""
+        sock = self.dul.socket.socket
+        sock.settimeout(TICK)
+        reader = Reader(
+            sock, idle_seconds=self.network_timeout, is_stopping=lambda: self.is_stopping
+        )
+        try:
+            pdu = Dialogue(reader, session, send=sock.sendall).run()
+        except ProtocolError as error:
+            log.warning("association.malformed", extra=_about(session, str(error)))
+            self._end("protocol_error", event=INVALID_PDU)
+        except OSError as error:
+            log.warning("association.lost", extra=_about(session, str(error)))
+            self._end("lost", event=TRANSPORT_CLOSED)
+        except (DeadlinePassed, StopRequested) as end:
+            self._end("stopped" if isinstance(end, StopRequested) else "timed_out")
+            self.abort()
+        except Exception:
+            # The thread must still tear the association down.
+            log.exception("association.failed", extra=_about(session, "unexpected"))
+            self._end("failed")
+            self.abort()
+        else:
+            self.dul.give_back(pdu)
+
+    def _end(self, reason: str, *, event: str = "") -> None:
+        self._reason = reason
+        self.dul.give_back(event=event)
+
+    def _end_reason(self) -> str:
+        if self._reason:
+            return self._reason
+        return "released" if self.is_released else "aborted"
+
+    def _serve_request(self, msg: object, context_id: int) -> None:
+        """Storage of any SOP class goes to one service class; the rest is pynetdicom's.
+
+        Only the stock path comes here: with the socket taken over no message reaches pynetdicom.
+        """
+        context = self._accepted_cx.get(context_id)
+        if not isinstance(msg, C_STORE) or context is None:
+            super()._serve_request(msg, context_id)
+        elif msg.is_valid_request:
+            StorageServiceClass(self).SCP(msg, context)
+        else:
+            self._answer_invalid(msg, context_id)
+
+    def _answer_invalid(self, request: C_STORE, context_id: int) -> None:
+        """pynetdicom leaves a request without a SOP Instance UID without an answer."""
+        response = C_STORE()
+        response.MessageIDBeingRespondedTo = request.MessageID
+        response.AffectedSOPClassUID = request.AffectedSOPClassUID
+        response.Status = int(self._store(request, self._accepted_cx[context_id].as_tuple)[0])
+        self.dimse.send_msg(response, context_id)
+
+    def on_c_store(self, event: evt.Event) -> Dataset:
+        """The stock path's handler: the encoded data set through the same rules."""
+        status, comment = self._store(event.request, event.context)
+        answer = Dataset()
+        answer.Status = int(status)
+        if comment:
+            answer.ErrorComment = comment
+        return answer
+
+    def _store(self, request: C_STORE, context: PresentationContext) -> tuple[Status, str]:
+        session = self.session
+        if session is None:
+            raise RuntimeError("a message before negotiation")
+        incoming = session.begin(
+            StoreRequest(
+                abstract_syntax=str(context.abstract_syntax),
+                transfer_syntax=str(context.transfer_syntax),
+                sop_class_uid=str(request.AffectedSOPClassUID or ""),
+                sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+            )
+        )
+        with request.DataSet.getbuffer() as data:
+            incoming.write(data)
+        answer = incoming.finish()
+        return answer.status, answer.comment
+
+
+def _proposal(cx: PresentationContext) -> Proposal:
+    return Proposal(
+        context_id=cx.context_id,
+        abstract_syntax=str(cx.abstract_syntax),
+        transfer_syntaxes=tuple(map(str, cx.transfer_syntax)),
+    )
+
+
+def _presentation_context(context: Context) -> PresentationContext:
+    answer = PresentationContext()
+    answer.context_id = context.context_id
+    answer.abstract_syntax = context.abstract_syntax
+    answer.transfer_syntax = [context.transfer_syntax]
+    answer.result = int(context.result)
+    answer._as_scu = False
+    answer._as_scp = context.is_accepted
+    return answer
+
+
+def _role_item(uid: str, role: Roles) -> SCP_SCU_RoleSelectionNegotiation:
+    item = SCP_SCU_RoleSelectionNegotiation()
+    item.sop_class_uid = uid
+    item.scu_role = role.scu
+    item.scp_role = role.scp
+    return item
+
+
+def _about(session: Session, error: str) -> dict[str, object]:
+    return {
+        "association": session.facts.id,
+        "remote": session.facts.remote_host,
+        "error": error,
+    }

@@ -1,0 +1,115 @@
+"""Limits on connections, judged before a thread exists.
+
+A table in memory shared by all receiver processes holds one slot a connection, so the limits are
+those of the whole receiver. It refuses to know DICOM beyond the one PDU with which a peer over
+the limit is turned away.
+"""
+
+import contextlib
+import fcntl
+import ipaddress
+import mmap
+import os
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+# A-ASSOCIATE-RJ, PS3.8 9.3.4: rejected-transient, presentation related, local-limit-exceeded
+REJECT_LIMIT = bytes.fromhex("0300 00000004 00 02 03 02")
+LINGER_SECONDS = 2.0
+MOST_LINGERING = 64
+_SLOT = struct.Struct("=I16s")
+
+
+class ConnectionTable:
+    """Who is connected, over all processes forked after this object was made."""
+
+    def __init__(self, *, most: int, most_per_address: int) -> None:
+        self.most = most
+        self.most_per_address = most_per_address
+        self._slots = mmap.mmap(-1, most * _SLOT.size)
+        self._thread_lock = threading.Lock()
+        # A record lock: held by a process, given up by the kernel when it dies.
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the table
+
+    def acquire(self, host: str) -> int | None:
+        """Take a slot for a connection from `host`; None when a limit is reached."""
+        packed = _packed(host)
+        with self._locked():
+            free, of_host = None, 0
+            for slot in range(self.most):
+                pid, address = _SLOT.unpack_from(self._slots, slot * _SLOT.size)
+                if not pid:
+                    free = slot if free is None else free
+                elif address == packed:
+                    of_host += 1
+            if free is None or of_host >= self.most_per_address:
+                return None
+            _SLOT.pack_into(self._slots, free * _SLOT.size, os.getpid(), packed)
+            return free
+
+    def release(self, slot: int) -> None:
+        with self._locked():
+            _SLOT.pack_into(self._slots, slot * _SLOT.size, 0, b"")
+
+    def forget(self, pid: int) -> None:
+        """Free the slots of a process that died."""
+        with self._locked():
+            for slot in range(self.most):
+                if _SLOT.unpack_from(self._slots, slot * _SLOT.size)[0] == pid:
+                    _SLOT.pack_into(self._slots, slot * _SLOT.size, 0, b"")
+
+    def __len__(self) -> int:
+        with self._locked():
+            return sum(1 for pid, _ in _SLOT.iter_unpack(self._slots[:]) if pid)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._thread_lock:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+class Turnstile:
+    """Peers turned away: told so at once, their sockets closed when they have had time to read.
+
+    Closing with unread bytes would reset the connection and could take the answer with it.
+    """
+
+    def __init__(self) -> None:
+        self._lingering: deque[tuple[float, socket.socket]] = deque()
+
+    def turn_away(self, sock: socket.socket) -> None:
+        try:
+            sock.setblocking(False)
+            sock.send(REJECT_LIMIT)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()
+            return
+        self._lingering.append((time.monotonic() + LINGER_SECONDS, sock))
+        while len(self._lingering) > MOST_LINGERING:
+            self._lingering.popleft()[1].close()
+
+    def close_due(self) -> None:
+        now = time.monotonic()
+        while self._lingering and self._lingering[0][0] <= now:
+            self._lingering.popleft()[1].close()
+
+    def close(self) -> None:
+        while self._lingering:
+            self._lingering.popleft()[1].close()
+
+
+def _packed(host: str) -> bytes:
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return b"\0" * 10 + b"\xff\xff" + address.packed
+    return address.packed
