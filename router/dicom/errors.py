@@ -1,5 +1,6 @@
 """The errors of the pure core; every one says what was wrong and where. It logs and decides nothing."""
 
+
 class DicomError(Exception):
     """Base of everything the core raises on purpose."""
 

@@ -85,4 +85,6 @@ def _fragment(part: bytes, first: str, delimiters: re.Pattern[bytes]) -> tuple[s
 
 
 for _codec in {*python_encoding.values()}:
-    codecs.lookup(_codec)  # a codec that this Python lacks must show at start, not at the first name
+    codecs.lookup(
+        _codec
+    )  # a codec that this Python lacks must show at start, not at the first name

@@ -21,6 +21,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from router.dicom.errors import DicomError
+
 CHUNK_BYTES = 1 << 18
 MOST_DEPTH = 64
 MOST_INFLATED_BYTES = 2 << 30
@@ -52,7 +54,7 @@ UNIT_BYTES = {
 ARRAY_CODES = {2: "H", 4: "I", 8: "Q"}
 
 
-class TranscodeError(ValueError):
+class TranscodeError(DicomError):
     """The data set cannot be re-encoded; the text says why and where, without its values."""
 
 

@@ -69,6 +69,7 @@ class Walk:
         little: bool = True,
         kind: int = DATA_SET,
         stop_at_pixels: bool = False,
+        nested: bool = False,
     ) -> None:
         self.elements: dict[int, Raw] = {}
         self.items: list[tuple[int, int]] = []
@@ -80,6 +81,7 @@ class Walk:
         self._window = window
         self._limits = limits
         self._stop_at_pixels = stop_at_pixels
+        self._nested = nested
         self._position = 0
         self._buffer = b""
         self._base = 0
@@ -88,7 +90,8 @@ class Walk:
         self._depth = 0
         self._open: list[tuple[int, bytes, int]] = []
         end = window.end
-        self._stack = [Frame(kind, end, end, implicit, little, 0, 0)]
+        root = ITEM if nested else kind
+        self._stack = [Frame(root, end, end, implicit, little, 0, 0)]
 
     def run(self) -> "Walk":
         """Walk to the end (or to the pixels, or to a limit). Raises MalformedDataSet."""
@@ -104,6 +107,8 @@ class Walk:
         end, little, limit = frame.end, frame.little, frame.limit
         tag_of = _TAG[little].unpack_from
         at_top = len(self._stack) == 1
+        pixels_end = at_top and not self._nested
+        most = self._limits.value_bytes
         while self._position != end:
             index = self._position - self._base
             if len(self._buffer) - index < 12:
@@ -116,7 +121,7 @@ class Walk:
             if group == 0xFFFE or not tag:
                 self._odd_tag(frame, tag)
                 return
-            if at_top and group >= 0x7FE0 and self._at_pixels(tag):
+            if pixels_end and group >= 0x7FE0 and self._at_pixels(tag):
                 return
             vr, length, size = self._head(frame, index, tag)
             self._count_element()
@@ -129,7 +134,7 @@ class Walk:
             if value + length > limit:
                 raise TruncatedDataSet(self._position, _beyond(tag, length, limit - value))
             if at_top and self.keeping:
-                self._keep(tag, vr, value, value + length)
+                self._keep(tag, vr, value, value + length, most=most)
             self._pass(value + length)
         self._leave()
 
@@ -159,6 +164,8 @@ class Walk:
     def _odd_tag(self, frame: Frame, tag: int) -> None:
         """An item delimiter, the NUL padding at the end, or something that has no place here."""
         if tag == _ITEM_END and frame.kind == ITEM and frame.end is None:
+            if self._position + 8 > frame.limit:
+                raise TruncatedDataSet(self._position, "an item reaches beyond its sequence")
             self._pass(self._position + 8)
             self._leave()
         elif tag == 0 and len(self._stack) == 1 and self._only_padding():
@@ -191,7 +198,9 @@ class Walk:
             self._leave()
             return
         if tag != _ITEM_TAG:
-            raise MalformedDataSet(self._position, f"{_name(tag)} stands where an item should begin")
+            raise MalformedDataSet(
+                self._position, f"{_name(tag)} stands where an item should begin"
+            )
         start = self._position + 8
         end = None if length == UNDEFINED else start + length
         if end is not None and end > frame.limit:
@@ -264,11 +273,12 @@ class Walk:
             self._depth -= 1
         if len(self._stack) != 1:
             return
+        end = self._position - (8 if frame.end is None else 0)
         if frame.kind == ITEM:
-            self.items.append((frame.start, self._position - (8 if frame.end is None else 0)))
+            self.items.append((frame.start, end))
         elif self._open:
             tag, vr, start = self._open.pop()
-            self._keep_sequence(tag, vr, start, self._position)
+            self._keep(tag, vr or b"SQ", start, end, most=self._limits.sequence_bytes)
 
     # values -------------------------------------------------------------------------------------
 
@@ -279,21 +289,15 @@ class Walk:
             self._stack.clear()
             return True
         if tag in PIXEL_DATA and self.pixel_data is None:
-            vr, length, size = self._head(self._stack[-1], self._position - self._base, tag)
-            del vr
+            _, length, size = self._head(self._stack[-1], self._position - self._base, tag)
             known = None if length == UNDEFINED else length
             self.pixel_data = (tag, self._position + size, known)
         return False
 
-    def _keep(self, tag: int, vr: bytes, start: int, end: int) -> None:
+    def _keep(self, tag: int, vr: bytes, start: int, end: int, *, most: int) -> None:
         length = end - start
-        value = self._value(start, end) if self._room(length, self._limits.value_bytes) else None
+        value = self._value(start, end) if self._room(length, most) else None
         self.elements[tag] = Raw(vr, value, length)
-
-    def _keep_sequence(self, tag: int, vr: bytes, start: int, end: int) -> None:
-        length = end - start
-        value = self._value(start, end) if self._room(length, self._limits.sequence_bytes) else None
-        self.elements[tag] = Raw(vr or b"SQ", value, length)
 
     def _room(self, length: int, most: int) -> bool:
         if length > most or self._kept + length > self._limits.header_bytes:

@@ -101,6 +101,8 @@ class InflatedWindow:
         while not self._finished and self._reached < position:
             self._past += self._step()
             self._check_size()
+            if self._inflater.eof:
+                self._finish()
             surplus = len(self._past) - self._keep
             if surplus > self._keep:
                 del self._past[:surplus]
@@ -111,26 +113,24 @@ class InflatedWindow:
             self._input = self._file.read(min(_WINDOW, self._left))
             self._left -= len(self._input)
             self._consumed += len(self._input)
-        if not self._input and not self._inflater.eof:
+        if not self._input:
             raise TruncatedDataSet(self._reached, "the deflated data set is cut off")
         try:
             data = self._inflater.decompress(self._input, _WINDOW)
         except zlib.error as error:
             raise MalformedDataSet(self._reached, "the deflated data set is damaged") from error
         self._input = self._inflater.unconsumed_tail
-        if self._inflater.eof:
-            self._finish()
         return data
 
     def _finish(self) -> None:
-        """After the stream only padding may follow (PS3.5 A.5: one NUL to an even length)."""
+        """After the stream only NUL padding (PS3.5 A.5) or the trailer of a gzip stream may follow."""
         self._finished = True
-        rest = self._inflater.unused_data
-        while rest:
-            if rest.strip(b"\x00"):
-                raise MalformedDataSet(self._reached, "bytes follow the deflated data set")
-            rest = self._file.read(min(_WINDOW, self._left))
-            self._left -= len(rest)
+        rest = self._inflater.unused_data + self._file.read(min(_WINDOW, self._left))
+        size = (self._reached & 0xFFFFFFFF).to_bytes(4, "little")
+        if rest[4:8] == size and not rest[8:].strip(b"\x00"):
+            return
+        if rest.strip(b"\x00"):
+            raise MalformedDataSet(self._reached, "bytes follow the deflated data set")
 
     def _check_size(self) -> None:
         size = self._reached
