@@ -162,10 +162,9 @@ class SpoolFile:
 
     def examine(self) -> header.Structure:
         """Walk the data set written so far to its end. Raises errors of `router.dicom.errors`."""
-        sop_class, sop_instance, transfer_syntax = self._uids
         with os.fdopen(os.dup(self._fd), "rb") as file:
             self._structure = header.examine(
-                file, offset=self.offset, size=self.size, transfer_syntax=transfer_syntax
+                file, offset=self.offset, size=self.size, transfer_syntax=self._uids[2]
             )
         return self._structure
 
@@ -374,6 +373,11 @@ class Spool:
             if _is_id(folder.name):
                 with suppress(FileNotFoundError):
                     yield Inbox.read(folder)
+
+    def mine(self) -> list[Inbox]:
+        """The inboxes on disk that this process owns, opened or adopted."""
+        me = self._owners.me()
+        return [inbox for inbox in self.inboxes() if inbox.owner == me]
 
     def abandoned(self) -> list[Inbox]:
         """The inboxes whose owning process is dead. Adopt one before touching it."""

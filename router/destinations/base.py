@@ -7,13 +7,11 @@ nothing. It never raises for trouble on the network: trouble is a `Result`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
+from router.destinations.form import DestinationForm
 from router.destinations.outcomes import Outcome
-
-if TYPE_CHECKING:
-    from router.destinations.form import DestinationForm
-    from router.dicom.header import Header
+from router.dicom.header import Header
 
 Settings = Mapping[str, object]
 """The canonical, JSON-safe `cleaned_data` of a kind's form."""
@@ -47,7 +45,7 @@ class Outgoing:
     size: int
     offset: int
     open: Callable[[], BinaryIO]
-    header: Callable[[], "Header"]
+    header: Callable[[], Header]
     received_at: datetime
     source: str
 
@@ -139,7 +137,7 @@ class Kind:
 
     name: str
     label: str
-    form: type["DestinationForm"]
+    form: type[DestinationForm]
     sender: Callable[[Settings], Sender]
     endpoint_fields: tuple[str, ...]
     unit: Literal["instance"] = "instance"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from router.dicom.errors import DicomError
 from router.dimse import acse, commands
 from router.dimse.commands import Response
 from router.dimse.contexts import Proposal
@@ -303,7 +304,7 @@ def _fill(stream: Readable, buffer: bytearray) -> memoryview:
             more = stream.readinto(view[got:])
         except OSError as error:
             raise Unreadable(error.strerror or "input error") from error
-        except ValueError as error:
+        except DicomError as error:
             raise Damaged(str(error)) from error
         if not more:
             break

@@ -1,0 +1,71 @@
+"""What django-q2 calls. A task carries only ids and means "look now"; it may run twice.
+
+The rows are the truth. A task first answers its bell, so that a ring from then on is queued again.
+"""
+
+import logging
+import time
+
+from django.db import OperationalError, close_old_connections
+
+from router import doorbell, stopping
+from router.services import clock, delivery, heartbeats, routing
+
+log = logging.getLogger(__name__)
+
+ROUTE_SECONDS = 20.0
+
+
+def route() -> None:
+    """Route what is marked, until nothing is left, for at most 20 s."""
+    close_old_connections()
+    doorbell.answered("route")
+    limit = time.monotonic() + ROUTE_SECONDS
+    while time.monotonic() < limit and not stopping.requested():
+        try:
+            if not routing.route_batch():
+                return
+        except routing.Overtaken:
+            continue
+    doorbell.ring("route")
+
+
+def fire_timers() -> None:
+    """Decide for the quiet timers that are due."""
+    close_old_connections()
+    doorbell.answered("fire_timers")
+    routing.fire_timers()
+
+
+def deliver(destination_id: int, slot: int) -> None:
+    """Deliver what is due to one destination in one of its slots."""
+    close_old_connections()
+    doorbell.answered("deliver", destination_id, slot)
+    delivery.drain(destination_id, slot, stop=stopping.requested)
+
+
+def canary() -> None:
+    """Show that a worker answers."""
+    close_old_connections()
+    doorbell.answered("canary")
+    heartbeats.beat("worker", answered=clock.now().isoformat())
+
+
+def sweep() -> None:
+    """Ring for everything that is due: lost rings, retries, expired leases, quiet studies."""
+    close_old_connections()
+    doorbell.answered("sweep")
+    try:
+        _sweep()
+    except OperationalError:
+        log.warning("sweep.database_away")
+
+
+def _sweep() -> None:
+    delivery.recover_lost()
+    if routing.oldest_undecided() is not None:
+        doorbell.ring("route")
+    if routing.timers_due():
+        doorbell.ring("fire_timers")
+    for destination_id in delivery.due_destinations():
+        doorbell.ring("deliver", destination_id, 0)
