@@ -547,3 +547,10 @@ def test_examples_of_the_configuration_are_yaml() -> None:
         *re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL),
     ):
         assert yaml.safe_load(text)["version"] == 1
+
+
+def test_the_suite_writes_beside_no_installation() -> None:
+    from django.conf import settings
+
+    assert str(settings.DATA_DIR) == str(Path(os.environ["ROUTER_DATA_DIR"]).resolve())
+    assert ROOT not in Path(settings.DATA_DIR).parents
