@@ -1,15 +1,20 @@
-"""The stop flag of a worker process: asked between items and PDUs, set by SIGTERM."""
+"""The stop flag of a process and its children: asked between items and PDUs.
 
-import threading
+The flag is a file that the watchdog makes, so every worker sees it however the signals fell.
+"""
 
-_flag = threading.Event()
+import os
+from pathlib import Path
+
+VARIABLE = "ROUTER_STOP_FILE"
 
 
-def request() -> None:
-    """Ask whatever runs in this process to end soon."""
-    _flag.set()
+def request(path: Path) -> None:
+    """Ask every process that was started with this stop file to end soon."""
+    path.touch()
 
 
 def requested() -> bool:
     """Tell whether this process was asked to end."""
-    return _flag.is_set()
+    path = os.environ.get(VARIABLE)
+    return path is not None and Path(path).exists()

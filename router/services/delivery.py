@@ -415,7 +415,7 @@ def _attempt_outcome(result: Result) -> AttemptOutcome:
 
 # --- the lane ------------------------------------------------------------------------------------
 def _update_lane(destination: Destination, results: Sequence[Result], *, delivered: bool) -> None:
-    """Back off or stop the lane when the destination as a whole failed; open it when one arrived."""
+    """Back off or stop the lane of a destination that failed as a whole; open it on success."""
     lane = Lane.objects.filter(destination=destination)
     failed = next((result for result in results if result.lane is not None), None)
     now = clock.now()

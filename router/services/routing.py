@@ -371,7 +371,7 @@ def _write_fired(
     timer.items.all().delete()
 
 
-# --- a person decides ------------------------------------------------------------------------
+# --- a person decides ----------------------------------------------------------------------------
 def reconsider(instances: Iterable[int]) -> int:
     """Have instances routed again under the rules of today (after a release).
 
