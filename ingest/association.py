@@ -26,7 +26,7 @@ from pynetdicom.service_class import StorageServiceClass
 from ingest.dialogue import Dialogue
 from ingest.handlers import Session, StoreRequest
 from ingest.negotiation import Context, Proposal, Roles, negotiate
-from ingest.sources import CALLED_AE_UNKNOWN, CALLER_UNKNOWN, Admission, Rejection
+from ingest.sources import Admission, Rejection
 from ingest.status import Status
 from ingest.wire import (
     ASSOCIATE_SECONDS,
@@ -223,8 +223,9 @@ class InboundAssociation(Association):  # type: ignore[misc]  # as above
             self._server.forget(self)
 
     def _run_reactor(self) -> None:
-        if self.receiver.takes_over and self.dul.borrow():
-            self._transfer(self.session)
+        session = self.session
+        if session is not None and self.receiver.takes_over and self.dul.borrow():
+            self._transfer(session)
         super()._run_reactor()
 
     def _transfer(self, session: Session) -> None:

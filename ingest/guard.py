@@ -12,7 +12,6 @@ import mmap
 import os
 import socket
 import struct
-import tempfile
 import threading
 import time
 from collections import deque
@@ -31,10 +30,17 @@ class ConnectionTable:
     def __init__(self, *, most: int, most_per_address: int) -> None:
         self.most = most
         self.most_per_address = most_per_address
-        self._slots = mmap.mmap(-1, most * _SLOT.size)
+        # Anonymous memory that forked processes share; its record lock is held by a process and
+        # given up by the kernel when the process dies.
+        self._fd = os.memfd_create("connections")
+        os.ftruncate(self._fd, most * _SLOT.size)
+        self._slots = mmap.mmap(self._fd, most * _SLOT.size)
         self._thread_lock = threading.Lock()
-        # A record lock: held by a process, given up by the kernel when it dies.
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the table
+
+    def close(self) -> None:
+        """Give the memory back in this process."""
+        self._slots.close()
+        os.close(self._fd)
 
     def acquire(self, host: str) -> int | None:
         """Take a slot for a connection from `host`; None when a limit is reached."""
@@ -70,11 +76,11 @@ class ConnectionTable:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with self._thread_lock:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
 
 class Turnstile:
@@ -88,7 +94,7 @@ class Turnstile:
 
     def turn_away(self, sock: socket.socket) -> None:
         try:
-            sock.setblocking(False)
+            sock.settimeout(0.0)
             sock.send(REJECT_LIMIT)
             sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -295,7 +295,9 @@ def _unlawful(request: StoreRequest) -> Answer | None:
 def _mismatch(request: StoreRequest, structure: Structure) -> Answer | None:
     """Where the data set differs from its command, or cannot be placed in a study."""
     if structure.sop_class_uid != request.sop_class_uid:
-        return Answer(Status.DATA_SET_MISMATCH, "SOP Class UID differs between command and data set")
+        return Answer(
+            Status.DATA_SET_MISMATCH, "SOP Class UID differs between command and data set"
+        )
     if structure.sop_instance_uid != request.sop_instance_uid:
         return Answer(
             Status.DATA_SET_MISMATCH, "SOP Instance UID differs between command and data set"

@@ -131,9 +131,7 @@ def choose_transfer_syntax(proposed: Iterable[str]) -> str | None:
     return known[0]
 
 
-def _answer(
-    proposal: Proposal, services: frozenset[str], roles: Mapping[str, Roles]
-) -> Context:
+def _answer(proposal: Proposal, services: frozenset[str], roles: Mapping[str, Roles]) -> Context:
     service = service_of(proposal.abstract_syntax)
     chosen = choose_transfer_syntax(proposal.transfer_syntaxes)
     role = roles.get(proposal.abstract_syntax)

@@ -16,7 +16,6 @@ from typing import Any
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import (
-    AddressInformation,
     AssociationServer,
     AssociationSocket,
     RequestHandler,
@@ -128,6 +127,7 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # as above
         **options: Any,
     ) -> None:
         self.receiver = receiver
+        self.socket: socket.socket
         self._listener = listener
         self._associations: set[InboundAssociation] = set()
         self._changed = threading.Condition()
@@ -143,7 +143,7 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # as above
 
     def server_activate(self) -> None:
         """It listens already. Several processes accept from it, so an accept may find nothing."""
-        self.socket.setblocking(False)
+        self.socket.settimeout(0.0)
 
     def server_close(self) -> None:
         """Close our listener only: a shutdown would end it for the other processes too."""
@@ -173,7 +173,11 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # as above
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """An association could not be started (no thread, no memory): free its slot."""
-        log.exception("connection.failed", extra={"remote": client_address[0]})
+        log.error(  # called inside socketserver's except block
+            "connection.failed",
+            exc_info=True,  # noqa: LOG014
+            extra={"remote": client_address[0]},
+        )
         if self._slot is not None:
             self.receiver.connections.release(self.take_slot())
 
@@ -236,6 +240,10 @@ class Listening:
         host, port = self.server.server_address[:2]
         return str(host), int(port)
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self, *, grace: float = GRACE_SECONDS) -> bool:
         """Accept nothing new, let associations finish within `grace`, then abort them.
 
@@ -279,5 +287,3 @@ def _application_entity(receiver: Receiver) -> AE:
     ae.implementation_class_uid = part10.IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = part10.IMPLEMENTATION_VERSION_NAME
     return ae
-
-

@@ -213,9 +213,7 @@ def decode_command(data: bytes) -> Command:
     return Command(field, _unsigned(elements, 0x0110), has_data_set, elements)
 
 
-def encode_response(
-    command: Command, context_id: int, *, status: int, comment: str = ""
-) -> bytes:
+def encode_response(command: Command, context_id: int, *, status: int, comment: str = "") -> bytes:
     """One P-DATA-TF PDU that answers `command` (PS3.7 9.3, E.1).
 
     UIDs go back as they came when they are UID-sized, so that the peer knows its own request.

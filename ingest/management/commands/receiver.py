@@ -1,0 +1,28 @@
+"""`manage.py receiver`: the DICOM listener (PS3.7, PS3.8), one process per two cores by default."""
+
+import logging
+
+from django.core.management.base import BaseCommand, CommandError
+
+from ingest import receiver
+
+log = logging.getLogger(__name__)
+
+
+class Command(BaseCommand):
+    """Serve DICOM until SIGTERM; ends within 30 s."""
+
+    help = "Receives DICOM objects (C-ECHO, C-STORE) until it is told to stop."
+
+    def handle(self, *_: object, **__: object) -> None:
+        try:
+            code = receiver.run(self._announce)
+        except OSError as error:
+            raise CommandError(f"The DICOM port cannot be opened: {error}") from error
+        if code:
+            raise SystemExit(code)
+
+    def _announce(self, where: str) -> None:
+        log.info("receiver ready %s", where)
+        self.stdout.write(f"receiver ready {where}")
+        self.stdout.flush()

@@ -1,0 +1,96 @@
+"""Puts the receiver of one process together from the settings, and runs it.
+
+The only module here that knows Django's settings, the indexer and the database look-up. It
+refuses to hold logic of its own.
+"""
+
+import gc
+import socket
+import threading
+from collections.abc import Callable
+
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, connections
+
+from ingest import scp
+from ingest.guard import ConnectionTable
+from ingest.handlers import DiskGate, Duplicate, LookupUnavailable, Storage
+from ingest.processes import Processes
+from ingest.sources import Sources
+from router.models import Instance
+from router.rejections import RejectionJournal
+from router.services import archive
+from router.services.indexer import Indexer
+from router.spool import Spool
+
+INDEX_SECONDS = 3.0
+
+
+def run(announce: Callable[[str], None]) -> int:
+    """Serve DICOM until told to stop; the exit code. Raises OSError when the port is taken."""
+    listener = scp.open_listener(settings.DIMSE_BIND, settings.DIMSE_PORT)
+    limits = ConnectionTable(
+        most=settings.MAX_ASSOCIATIONS, most_per_address=settings.MAX_ASSOCIATIONS_PER_ADDRESS
+    )
+    connections.close_all()  # a database connection must not be shared by a fork
+    gc.freeze()
+    processes = Processes(
+        settings.DIMSE_PROCESSES,
+        lambda ready, stopping: serve(listener, limits, ready=ready, stopping=stopping),
+        on_death=limits.forget,
+    )
+    host, port = listener.getsockname()[:2]
+    return processes.run(lambda: announce(f"{settings.AE_TITLE}@{host}:{port}"))
+
+
+def serve(
+    listener: socket.socket,
+    limits: ConnectionTable,
+    *,
+    ready: Callable[[], None],
+    stopping: threading.Event,
+) -> None:
+    """One process: index and receive until `stopping`, then end in order."""
+    spool = Spool(settings.SPOOL_DIR)
+    rejections = RejectionJournal(settings.SPOOL_DIR / "rejections")
+    indexer = Indexer(spool, rejections=rejections)
+    storage = Storage(
+        spool=spool,
+        intake=indexer,
+        disk=DiskGate(spool.free_bytes, slow=settings.DISK_SLOW, refuse=settings.DISK_REFUSE),
+        is_duplicate=find_duplicate,
+    )
+    receiver = scp.Receiver(
+        ae_title=settings.AE_TITLE,
+        storage=storage,
+        sources=Sources(settings.DATA_DIR / "sources.json"),
+        rejections=rejections,
+        connections=limits,
+    )
+    indexer.start()
+    listening = scp.listen(receiver, listener)
+    ready()
+    stopping.wait()
+    listening.stop()
+    indexer.stop(INDEX_SECONDS)
+
+
+def find_duplicate(sop_instance_uid: str, transfer_syntax: str, sha256: str) -> Duplicate:
+    """Whether an instance is known, with the same bytes or with others.
+
+    What was acknowledged before must be indexed to be found; raises LookupUnavailable when that
+    does not come about or the database does not answer.
+    """
+    close_old_connections()
+    try:
+        if not archive.settled():
+            raise LookupUnavailable
+        known = Instance.objects.filter(sop_instance_uid=sop_instance_uid).values_list(
+            "transfer_syntax_uid", "sha256"
+        )
+        identities = set(known)
+    except DatabaseError as error:
+        raise LookupUnavailable from error
+    if not identities:
+        return "no"
+    return "same" if (transfer_syntax, sha256) in identities else "other"
