@@ -179,7 +179,10 @@ class DicomSender:
         try:
             with parcel(item, context_id, transfer_syntax) as packed:
                 sent = association.store(packed)
-            result, failure = self._judge(item, sent, transfer_syntax), sent.failure
+            failure = sent.failure
+            result = self._judge(
+                item, sent, transfer_syntax=transfer_syntax, answered=association.answered
+            )
         except dimse.Damaged as error:
             detail = f"The stored object was not delivered: {error}."
             result = Result(item.item_id, Outcome.DATA_ERROR, detail)
@@ -188,8 +191,10 @@ class DicomSender:
             result = Result(item.item_id, Outcome.RETRY, detail)
         return result, None if association.is_open else _after(failure)
 
-    def _judge(self, item: Outgoing, sent: dimse.Sent, transfer_syntax: str) -> Result:
-        outcome, detail, status = self._verdict(sent)
+    def _judge(
+        self, item: Outgoing, sent: dimse.Sent, *, transfer_syntax: str, answered: int
+    ) -> Result:
+        outcome, detail, status = self._verdict(sent, answered)
         if transfer_syntax != item.transfer_syntax and outcome in _ARRIVED:
             detail += f" It was re-encoded in {UID(transfer_syntax).name}."
         return Result(
@@ -203,7 +208,7 @@ class DicomSender:
             warnings=(detail,) if outcome == Outcome.WARNING else (),
         )
 
-    def _verdict(self, sent: dimse.Sent) -> tuple[Outcome, str, int | None]:
+    def _verdict(self, sent: dimse.Sent, answered: int) -> tuple[Outcome, str, int | None]:
         if sent.response is not None:
             status, offending = sent.response.status, sent.response.offending
             detail = status_sentence(status, peer=self._name, offending=offending)
@@ -212,7 +217,10 @@ class DicomSender:
         if sent.complete:
             detail = f"{cause} All of the object had left; whether it arrived is not known."
             return Outcome.UNKNOWN, detail, None
-        if isinstance(sent.failure, dimse.Stopped):
+        # A peer that ends the association between two objects costs the second no attempt; one that
+        # does so before the first would never cost any.
+        spared = isinstance(sent.failure, dimse.Stopped) or (not sent.begun and answered > 0)
+        if spared:
             return Outcome.NOT_SENT, f"{cause} The object had not left whole.", None
         return Outcome.RETRY, f"{cause} The object had not left whole.", None
 

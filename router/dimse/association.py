@@ -93,11 +93,12 @@ class Parcel:
 class Sent:
     """What became of a parcel: an answer, or why there is none.
 
-    `complete` tells whether the last byte had left. After a `failure` the association is over.
+    `begun` tells whether a byte may have left, `complete` whether the last one had. After a `failure` the association is over.
     """
 
     response: Response | None
     failure: DimseError | None
+    begun: bool
     complete: bool
     bytes_sent: int
     egress_sha256: str | None
@@ -112,6 +113,7 @@ class Association:
         self.contexts: Mapping[int, str] = accepted.contexts
         self.most_pdu = min(accepted.most_pdu or LARGEST_PDU, peer.most_pdu)
         self.is_open = True
+        self.answered = 0
         self._message_id = 0
         self._fragment = (self.most_pdu - PDV_HEADER_BYTES) & ~1
         block = max(1, BLOCK_BYTES // self._fragment) * self._fragment
@@ -161,6 +163,7 @@ class Association:
                 if last and not parcel.intact(digest.hexdigest()):
                     raise Damaged("its bytes are not those that were received")
                 tail = self._fragments(block, parcel.context_id, LAST if last else 0)
+                self._wire.listen()
                 begun = True
                 self._wire.send([*head, *tail])
                 head, moved, complete = [], moved + len(block), last
@@ -174,7 +177,9 @@ class Association:
             raise
         finally:
             self._wire.until = float("inf")
-        return Sent(response, failure, complete, moved, digest.hexdigest() if complete else None)
+        self.answered += response is not None
+        egress_sha256 = digest.hexdigest() if complete else None
+        return Sent(response, failure, begun, complete, moved, egress_sha256)
 
     def release(self) -> None:
         """Release the association if it is still there (PS3.8 7.2); never raises."""

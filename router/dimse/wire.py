@@ -89,6 +89,14 @@ class Wire:
             else:
                 self._wait_writable(patience.tick())
 
+    def listen(self) -> None:
+        """Hear what the peer said unasked, without waiting.
+
+        Raises:
+            Aborted, Released, Lost: the peer ended the association.
+        """
+        self._wait_writable(0)
+
     def _push(self, buffers: list[memoryview]) -> int:
         try:
             return self._sock.sendmsg(buffers)

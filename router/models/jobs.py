@@ -42,7 +42,10 @@ class Decision(models.Model):
     destinations = models.JSONField(default=dict)
     problem = models.CharField(max_length=200, blank=True, default="")
     instances_count = models.PositiveIntegerField(default=0)
-    chosen_count = models.PositiveIntegerField(default=0)
+    chosen_count = models.PositiveIntegerField(default=0, help_text="pairs chosen")
+    joined_count = models.PositiveIntegerField(
+        default=0, help_text="of those, pairs that an earlier decision had chosen already"
+    )
     created_at = models.DateTimeField(db_index=True)
 
     class Meta:

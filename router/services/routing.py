@@ -225,8 +225,12 @@ def _decide(
     )
     by_rule = {spec.name: spec for spec in acting}
     rows = Destination.objects.in_bulk(list(chosen), field_name="name") if chosen else {}
-    for name, rule in chosen.items():
+    joined = sum(
         _choose(decision, rows[name], by_rule[rule], group.instances)
+        for name, rule in chosen.items()
+    )
+    if joined:
+        Decision.objects.filter(pk=decision.pk).update(joined_count=joined)
     return decision
 
 
@@ -242,8 +246,12 @@ def _outcome(config: Configuration, *, routed: bool, waits: bool, problem: str) 
 
 def _choose(
     decision: Decision, destination: Destination, spec: RuleSpec, instances: Sequence[Instance]
-) -> None:
-    """Make the items of one rule for one destination; one chosen before joins that one."""
+) -> int:
+    """Make the items of one rule for one destination.
+
+    Returns:
+        How many instances had an item for this destination already; they join that one.
+    """
     now = clock.now()
     key = f"rule:{spec.name}:{decision.study_id}:{destination.pk}"
     job, _is_new = Job.objects.get_or_create(
@@ -256,6 +264,11 @@ def _choose(
             "created_at": now,
         },
     )
+    transform = spec.transform or ""
+    chosen_before = JobItem.objects.filter(
+        destination=destination, instance__in=instances, transform=transform, cause=Cause.RULE
+    )
+    taken = set(chosen_before.values_list("instance_id", flat=True))
     JobItem.objects.bulk_create(
         [
             JobItem(
@@ -264,17 +277,18 @@ def _choose(
                 instance=instance,
                 decision=decision,
                 cause=Cause.RULE,
-                transform=spec.transform or "",
+                transform=transform,
                 endpoint=destination.endpoint,
                 size=instance.size,
                 created_at=now,
             )
             for instance in instances
+            if instance.pk not in taken
         ],
         batch_size=500,
-        ignore_conflicts=True,
     )
     doorbell.ring("deliver", destination.pk, 0)
+    return len(taken)
 
 
 # --- quiet timers --------------------------------------------------------------------------------

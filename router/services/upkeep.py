@@ -1,4 +1,4 @@
-"""Small repeated chores of the watchdog: the SQLite log, old heartbeats, the sign of live leases."""
+"""Small repeated chores of the watchdog: SQLite's log, old heartbeats, live leases."""
 
 from datetime import timedelta
 

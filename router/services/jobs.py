@@ -1,0 +1,87 @@
+"""What a person does with items and lanes: retry, hold, release, cancel, resume; each audited.
+
+The count that comes back is the count that changed; items that moved on meanwhile are left alone.
+"""
+
+from django.db import transaction
+
+from router import doorbell
+from router.models import Destination, Lane, LaneState
+from router.models.jobs import JobItemQuerySet
+from router.services import audit
+from router.services.actors import Actor
+
+
+def _ring(items: JobItemQuerySet) -> None:
+    for pk in items.order_by().values_list("destination_id", flat=True).distinct():
+        doorbell.ring("deliver", pk, 0)
+
+
+def _record(verb: str, count: int, actor: Actor) -> int:
+    if count:
+        audit.record(
+            f"items.{verb}", actor=actor, code="instances.transferred", details={"count": count}
+        )
+    return count
+
+
+@transaction.atomic
+def retry(items: JobItemQuerySet, *, actor: Actor) -> int:
+    """Have parked and waiting items tried again now, their count of tries anew."""
+    _ring(items)
+    return _record("retried", items.retry_now(), actor)
+
+
+@transaction.atomic
+def hold(items: JobItemQuerySet, *, actor: Actor) -> int:
+    """Hold pending and waiting items until released."""
+    return _record("held", items.hold(f"Held by {actor.name}."), actor)
+
+
+@transaction.atomic
+def release(items: JobItemQuerySet, *, actor: Actor) -> int:
+    """Release held items, for their destination's address of today."""
+    _ring(items)
+    return _record("released", items.release(), actor)
+
+
+@transaction.atomic
+def cancel(items: JobItemQuerySet, *, actor: Actor) -> int:
+    """Give up items that are neither sent nor being sent."""
+    return _record("cancelled", items.cancel(f"Cancelled by {actor.name}."), actor)
+
+
+@transaction.atomic
+def resume_lane(destination: Destination, *, actor: Actor) -> bool:
+    """Open a destination's lane again at once.
+
+    Returns:
+        False when it was open already.
+    """
+    lane = Lane.objects.filter(destination=destination).exclude(state=LaneState.OPEN)
+    resumed = lane.update(state=LaneState.OPEN, failures=0, resume_at=None, reason="")
+    if resumed:
+        doorbell.ring("deliver", destination.pk, 0)
+        audit.record(
+            "lane.resumed",
+            actor=actor,
+            code="security",
+            target=f"destination {destination.name}",
+        )
+    return bool(resumed)
+
+
+@transaction.atomic
+def pause_lane(destination: Destination, *, actor: Actor) -> bool:
+    """Stop a destination from taking work until it is resumed.
+
+    Returns:
+        False when it was paused already.
+    """
+    lane = Lane.objects.filter(destination=destination).exclude(state=LaneState.PAUSED)
+    paused = lane.update(state=LaneState.PAUSED, reason=f"Paused by {actor.name}.")
+    if paused:
+        audit.record(
+            "lane.paused", actor=actor, code="security", target=f"destination {destination.name}"
+        )
+    return bool(paused)

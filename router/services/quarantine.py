@@ -1,0 +1,81 @@
+"""Quarantine: objects kept apart until a person releases or discards them."""
+
+from django.db import transaction
+from django.db.models import F
+
+from router import doorbell, storage
+from router.models import Instance, InstanceState, Receipt, RoutingMark, Series, Study
+from router.services import audit, clock
+from router.services.actors import Actor
+
+
+class NotQuarantined(Exception):
+    """The object is not in quarantine (any more)."""
+
+
+@transaction.atomic
+def release(instance: Instance, *, actor: Actor) -> InstanceState:
+    """Accept a quarantined object: it is kept and routed under the rules of today.
+
+    It stands beside the object that came first, as a version; where no current object stands under
+    its UID it becomes the current one. Nothing is ever overwritten.
+
+    Returns:
+        The new state.
+
+    Raises:
+        NotQuarantined: somebody was quicker.
+    """
+    taken = Instance.objects.current().filter(sop_instance_uid=instance.sop_instance_uid).exists()
+    state = InstanceState.VERSION if taken else InstanceState.CURRENT
+    _leave(instance, state, f"Released from quarantine by {actor.name}.")
+    if state == InstanceState.CURRENT:
+        _count_current(instance)
+    receipt = Receipt.objects.select_related("association").get(uid=instance.file_id)
+    RoutingMark.objects.create(
+        instance=instance, association=receipt.association, created_at=clock.now()
+    )
+    doorbell.ring("route")
+    _record("quarantine.released", instance, actor)
+    return state
+
+
+@transaction.atomic
+def discard(instance: Instance, *, actor: Actor) -> None:
+    """Drop a quarantined object's bytes; its receipt and row stay.
+
+    Raises:
+        NotQuarantined: somebody was quicker.
+    """
+    _leave(instance, InstanceState.PURGED, f"Discarded by {actor.name}.")
+    _record("quarantine.discarded", instance, actor)
+    location = instance.location
+    transaction.on_commit(lambda: storage.objects().delete(location))
+
+
+def _leave(instance: Instance, state: InstanceState, reason: str) -> None:
+    quarantined = Instance.objects.quarantined().filter(pk=instance.pk)
+    if not quarantined.update(state=state, reason=reason[:200]):
+        raise NotQuarantined(instance.sop_instance_uid)
+    Study.objects.filter(pk=instance.study_id).update(quarantined_count=F("quarantined_count") - 1)
+
+
+def _count_current(instance: Instance) -> None:
+    Series.objects.filter(pk=instance.series_id).update(instances_count=F("instances_count") + 1)
+    filled = Series.objects.filter(study_id=instance.study_id, instances_count__gt=0)
+    Study.objects.filter(pk=instance.study_id).update(
+        instances_count=F("instances_count") + 1,
+        bytes=F("bytes") + instance.size,
+        series_count=filled.count(),
+        modalities="\\".join(sorted(set(filled.values_list("modality", flat=True)) - {""})),
+    )
+
+
+def _record(event: str, instance: Instance, actor: Actor) -> None:
+    audit.record(
+        event,
+        actor=actor,
+        code="instances.accessed",
+        study_instance_uid=instance.study.study_instance_uid,
+        target=f"instance {instance.sop_instance_uid}",
+    )
