@@ -1,8 +1,9 @@
 """Conditions of rules: parsed from the YAML or JSON tree, checked, described, and made into tests.
 
-A condition is data; nothing of it is ever evaluated as code. Where the contract leaves room: an element
-without a value counts as missing; an undecodable one is missing too; one that is too long or no text
-exists. `equals`, `not_equals` and `in` compare numbers, dates and times by VR as the order operators do.
+A condition is data; nothing of it is ever evaluated as code. Where the contract leaves room: an
+element without a value counts as missing; an undecodable one is missing too; one that is too long
+or no text exists. `equals`, `not_equals` and `in` compare numbers, dates and times by VR as the
+order operators do.
 """
 
 import re
@@ -218,7 +219,9 @@ def describe(condition: Condition) -> str:
     """The condition as a sentence without a full stop."""
     if isinstance(condition, Leaf):
         return " ".join(
-            part for part in (condition.field.text, OPERATORS[condition.op], condition.wants) if part
+            part
+            for part in (condition.field.text, OPERATORS[condition.op], condition.wants)
+            if part
         )
     if isinstance(condition, Opposite):
         return f"not ({describe(condition.node)})"

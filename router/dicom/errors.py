@@ -1,4 +1,4 @@
-"""The errors of the pure core; every one says what was wrong and where. It logs and decides nothing."""
+"""The errors of the pure core: what was wrong and where. It logs and decides nothing."""
 
 
 class DicomError(Exception):
@@ -8,7 +8,7 @@ class DicomError(Exception):
 class MalformedDataSet(DicomError):
     """Bytes that are not a data set as PS3.5 section 7 draws it.
 
-    `offset` counts from the start of what was read: the data set for a data set, the file for a file.
+    `offset` counts from the start of the data set, for a file from that of the file.
     """
 
     def __init__(self, offset: int, reason: str) -> None:

@@ -21,7 +21,7 @@ _STEP = re.compile(
     r"|([A-Za-z][A-Za-z0-9_]*)"
 )
 _EXPECTED = (
-    "a DICOM keyword, (gggg,eeee), (gggg,xxee, \"CREATOR\"), Sequence.Keyword, or one of "
+    'a DICOM keyword, (gggg,eeee), (gggg,xxee, "CREATOR"), Sequence.Keyword, or one of '
     + ", ".join(FACTS)
 )
 

@@ -1,6 +1,6 @@
-"""The header of an object: `examine` proves its structure to the end, `read_header` reads what rules see.
+"""The header of an object: `examine` proves its structure, `read_header` reads what rules see.
 
-It answers questions about top-level elements and sequences before the pixel data. It decodes no pixels,
+It answers questions about elements and sequences before the pixel data. It decodes no pixels,
 changes nothing, and never raises for the text that a value holds.
 """
 
@@ -42,6 +42,7 @@ _CHARACTER_SET = 0x00080005
 _PIXEL_REPRESENTATION = 0x00280103
 _ROWS, _COLUMNS, _BITS, _PIXEL_URL = 0x00280010, 0x00280011, 0x00280100, 0x00287FE0
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_LIMITS = Limits()
 _NO_LIMITS = Limits(depth=1 << 30, elements=1 << 30, fragments=1 << 30)
 
 
@@ -165,7 +166,7 @@ class Header:
 
     @property
     def character_problem(self) -> bool:
-        """Whether the character set is unknown or a text read so far could not be decoded with it."""
+        """Whether the character set is unknown or a text read so far could not be decoded."""
         return not self._charset_known or any(
             field.problem == UNDECODABLE for field in self._fields.values()
         )
@@ -260,9 +261,9 @@ class Header:
 class Structure:
     """What `examine` found.
 
-    `opaque` is the reason why not all of it was looked at (R31), else None. `pixel_data` is (tag, where
-    its value starts in the file, length or None when encapsulated); in a deflated data set the start
-    counts in the inflated bytes.
+    `opaque` is the reason why not all of it was looked at (R31), else None. `pixel_data` is
+    (tag, where its value starts in the file, length or None when encapsulated); in a deflated
+    data set the start counts in the inflated bytes.
     """
 
     header: Header
@@ -277,12 +278,12 @@ class Structure:
 
 
 def examine(
-    file: BinaryIO, *, offset: int, size: int, transfer_syntax: str, limits: Limits = Limits()
+    file: BinaryIO, *, offset: int, size: int, transfer_syntax: str, limits: Limits = _LIMITS
 ) -> Structure:
     """Walk the data set of `size` bytes at `offset` to its very end.
 
-    Raises TruncatedDataSet, MalformedDataSet or DeflateBomb; an object too deep or too rich for the
-    limits is no error but `opaque`. A cut that falls exactly between two top-level elements leaves a
+    Raises TruncatedDataSet, MalformedDataSet or DeflateBomb; an object too deep or too rich for
+    the limits is no error but `opaque`. A cut exactly between two top-level elements leaves a
     lawful data set: it is found only where an image announces pixels that are not there.
     """
     walk = _walk(file, offset, size, transfer_syntax=transfer_syntax, limits=limits)
@@ -306,7 +307,7 @@ def examine(
 
 
 def read_header(
-    file: BinaryIO, *, offset: int, size: int, transfer_syntax: str, limits: Limits = Limits()
+    file: BinaryIO, *, offset: int, size: int, transfer_syntax: str, limits: Limits = _LIMITS
 ) -> Header:
     """The elements before the pixel data; nothing after them is read. Raises as `examine` does."""
     walk = _walk(
@@ -349,8 +350,8 @@ def _header(walk: Walk, transfer_syntax: str) -> Header:
 def _refuse_missing_pixels(header: Header, size: int) -> None:
     """An image with rows, columns and bits but no pixels was cut between two elements.
 
-    Not so when a Pixel Data Provider URL stands for them (PS3.3 C.7.6.3.1.5), or for a class that is no
-    image storage.
+    Not so when a Pixel Data Provider URL stands for them (PS3.3 C.7.6.3), or for a class that is
+    no image storage.
     """
     announced = _ROWS in header and _COLUMNS in header and _BITS in header
     if announced and _PIXEL_URL not in header and uids.is_image_storage(header.text(_SOP_CLASS)):

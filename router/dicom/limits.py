@@ -1,4 +1,4 @@
-"""How much of an object is looked at. Values only; reliability requirement R31 sets the defaults."""
+"""How much of an object is looked at. Values only; requirement R31 sets the defaults."""
 
 from dataclasses import dataclass
 

@@ -50,7 +50,7 @@ _TAIL = _uid(0x0012, IMPLEMENTATION_CLASS_UID) + _element(
 
 
 def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:
-    """Preamble of zeros, DICM and group 2 (PS3.10 7.1): everything that stands before the data set."""
+    """Preamble of zeros, DICM and group 2 (PS3.10 7.1): all that stands before the data set."""
     group = b"".join(
         (
             _VERSION,

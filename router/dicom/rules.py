@@ -13,7 +13,6 @@ from router.dicom.conditions import (
     Every,
     Leaf,
     Opposite,
-    Some,
     Verdict,
     describe,
     parse_condition,
@@ -188,7 +187,7 @@ class Match:
 
 
 class _Asked:
-    """One instance while it is asked: fields and leaves are looked at once, whatever rules share them."""
+    """One instance while it is asked: shared fields and leaves are looked at once."""
 
     __slots__ = ("facts", "fields", "reasons", "verdicts")
 
@@ -263,7 +262,7 @@ def _every(runs: tuple[_Run, ...]) -> _Run:
 
 
 def _some(runs: tuple[_Run, ...]) -> _Run:
-    """True: the first node that held. False: what each of them failed on, since any would have done."""
+    """True: the first node that held. False: what each failed on; any would have done."""
 
     def run(asked: _Asked) -> _Answer:
         leaves: tuple[int, ...] = ()

@@ -1,7 +1,7 @@
 """Bytes of text elements to str under any Specific Character Set (PS3.5 6.1, PS3.3 C.12.1.1.2).
 
-It never raises for what a sender wrote: what cannot be decoded comes out with replacement characters
-and the flag that says so.
+It never raises for what a sender wrote: what cannot be decoded comes out with replacement
+characters and the flag that says so.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""What a UID is and what the known ones mean. It knows names and properties, never a peer's habits."""
+"""What a UID is and what the known ones mean. It knows names, never the habits of a peer."""
 
 import re
 from typing import Final
@@ -39,8 +39,8 @@ _OTHER_IMAGE_CLASSES = frozenset(
 def valid_uid(uid: str) -> bool:
     """Whether `uid` may be handled at all: digits and dots, 1 to 64, no empty component.
 
-    Leading zeros pass here although PS3.5 9.1 forbids them: old devices write them. `conformant_uid`
-    tells the two apart.
+    Leading zeros pass here although PS3.5 9.1 forbids them: old devices write them.
+    `conformant_uid` tells the two apart.
     """
     return len(uid) <= _MAX_LENGTH and _SHAPE.match(uid) is not None
 
@@ -94,5 +94,5 @@ def is_uncompressed(transfer_syntax: str) -> bool:
 
 
 def is_encapsulated(transfer_syntax: str) -> bool:
-    """Pixels come in fragments (PS3.5 A.4); an unknown transfer syntax is taken for one of these."""
+    """Pixels come in fragments (PS3.5 A.4); an unknown transfer syntax counts as such."""
     return transfer_syntax not in _WITHOUT_ENCAPSULATION

@@ -1,16 +1,16 @@
-"""Walks a data set element by element to its end, without recursion and without reading bulk values.
+"""Walks a data set element by element to its end, without recursion or reading bulk values.
 
-It proves that every declared length lies inside its parent and that every delimiter is there (PS3.5 7).
-It hands out the raw top-level values and interprets none of them.
+It proves that every declared length lies inside its parent and that every delimiter is there
+(PS3.5 7). It hands out the raw top-level values and interprets none of them.
 
 Chosen where the Standard or the field leaves room:
-- An unknown VR of two capitals has a 32-bit length (PS3.5 7.1.2) when the two bytes before it are zero,
-  otherwise a 16-bit one. Where no VR stands at all the element is read as implicit VR: explicit files
-  hold such items. In an implicit file an item may likewise hold explicit elements.
+- An unknown VR of two capitals has a 32-bit length (PS3.5 7.1.2) when the two bytes before it are
+  zero, otherwise a 16-bit one. Where no VR stands at all the element is read as implicit VR:
+  explicit files hold such items. In an implicit file an item may likewise hold explicit elements.
 - UN of undefined length holds an implicit VR little endian sequence (PS3.5 6.2.2, CP-246).
 - Odd lengths, order and repetition of tags, group lengths and trailing padding are not judged.
-- At the end at least eight NUL bytes in a row are padding; fewer cannot be told from a cut tag and are
-  refused.
+- At the end at least eight NUL bytes in a row are padding; fewer cannot be told from a cut tag
+  and are refused.
 """
 
 import struct
@@ -157,7 +157,7 @@ class Walk:
         return b"", _U32[little].unpack_from(buffer, index + 4)[0], 8
 
     def _explicit_inside(self, frame: Frame, vr: bytes, length: int) -> bool:
-        """Explicit elements in an item of an implicit data set: known VR and no sense as a length."""
+        """Explicit elements in an item of an implicit data set: its length makes no sense."""
         overruns = self._position + 8 + length > frame.limit and length != UNDEFINED
         return frame.kind == ITEM and overruns and (vr in _SHORT_VRS or vr in _LONG_VRS)
 

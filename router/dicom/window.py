@@ -1,6 +1,7 @@
 """The bytes of a data set, seen through a small window: plain from a file, or inflated on the way.
 
-It bounds memory and inflation; it knows nothing of elements. Positions count from the data set's start.
+It bounds memory and inflation; it knows nothing of elements. Positions count from the
+start of the data set.
 """
 
 import zlib
@@ -123,7 +124,7 @@ class InflatedWindow:
         return data
 
     def _finish(self) -> None:
-        """After the stream only NUL padding (PS3.5 A.5) or the trailer of a gzip stream may follow."""
+        """After the stream only NUL padding (PS3.5 A.5) or a gzip trailer may follow."""
         self._finished = True
         rest = self._inflater.unused_data + self._file.read(min(_WINDOW, self._left))
         size = (self._reached & 0xFFFFFFFF).to_bytes(4, "little")
