@@ -188,7 +188,7 @@ class FolderSender:
         except (DicomError, OSError) as error:
             detail = "The stored object's header cannot be read; nothing was written."
             raise _Trouble(Outcome.DATA_ERROR, detail) from error
-        received = timezone.localtime(item.received_at).date()
+        received = f"{timezone.localtime(item.received_at):%Y%m%d}"
         return PurePosixPath(
             layout.render(self._layout, header, received_date=received, source=item.source)
         )

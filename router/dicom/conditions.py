@@ -93,7 +93,7 @@ Condition = Leaf | Every | Some | Opposite
 
 
 def parse_condition(tree: object, path: Path = ()) -> Condition:
-    """Check and parse a condition tree; RuleError carries the path into it. None = every instance."""
+    """Parse a condition tree; RuleError carries the path into it. None = every instance."""
     if tree is None:
         return Every(())
     if len(path) > 2 * _MAX_NESTING:
@@ -262,7 +262,7 @@ def _pattern(predicate: Callable[[str], bool]) -> Callable[[Field], Verdict]:
     def test(field: Field) -> Verdict:
         values, _, problem = field
         if problem:
-            return Verdict(False, values, problem)
+            return Verdict(ok=False, seen=values, note=problem)
         return Verdict(any(map(predicate, values)), values, "")
 
     return test
@@ -279,7 +279,7 @@ def _predicate(leaf: Leaf) -> Callable[[str], bool]:
 
 
 def _wildcard(wanted: str) -> Callable[[str], bool]:
-    """`*` and `?`; the common `PREFIX*` needs no expression, the rest is safe from backtracking."""
+    """`*` and `?`; the common `PREFIX*` needs no expression, the rest cannot backtrack."""
     if "?" not in wanted and "*" not in wanted[:-1]:
         prefix = wanted.removesuffix("*")
         if prefix != wanted:
@@ -302,7 +302,7 @@ def _equality(leaf: Leaf) -> Callable[[Field], Verdict]:
     def test(field: Field) -> Verdict:
         values, vr, problem = field
         if problem or not values:
-            return Verdict(False, values, problem)
+            return Verdict(ok=False, seen=values, note=problem)
         converted = by_vr.get(vr)
         if converted is None:
             if differs:
@@ -324,12 +324,12 @@ def _order(leaf: Leaf) -> Callable[[Field], Verdict]:
     def test(field: Field) -> Verdict:
         values, vr, problem = field
         if problem:
-            return Verdict(False, values, problem)
+            return Verdict(ok=False, seen=values, note=problem)
         convert, note = compare.BY_VR.get(vr, compare.AS_NUMBER)
         border = wanted.get(vr, as_number)
         known = [one for one in map(convert, values) if one is not None]
         if border is None or not known:
-            return Verdict(False, values, note)
+            return Verdict(ok=False, seen=values, note=note)
         return Verdict(any(holds(one, border) for one in known), values, "")
 
     return test

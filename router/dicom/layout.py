@@ -1,4 +1,4 @@
-"""Folder layouts: a template with placeholders, rendered into a relative path that is safe anywhere.
+"""Folder layouts: a template with placeholders, rendered into a safe relative path.
 
 It never touches a disk and gives no two objects different names on its own.
 """

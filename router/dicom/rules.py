@@ -19,7 +19,8 @@ from router.dicom.conditions import (
     tester,
 )
 from router.dicom.errors import RuleError
-from router.dicom.fields import FACTS, Facts, Field, fetcher, parse_field
+from router.dicom.fields import FACTS, Facts, fetcher, parse_field
+from router.dicom.header import Field
 
 __all__ = [
     "FACTS",
@@ -331,7 +332,7 @@ def _idle(spec: RuleSpec, stopped_by: str) -> Outcome | None:
 
 
 def _reason(leaf: Leaf, verdict: Verdict | None) -> Reason:
-    ok, seen, note = verdict or Verdict(False, (), "")
+    ok, seen, note = verdict or Verdict(ok=False, seen=(), note="")
     if len(seen) > _MOST_VALUES or any(len(value) > _MOST_CHARACTERS for value in seen):
         seen = tuple(value[:_MOST_CHARACTERS] for value in seen[:_MOST_VALUES])
     return Reason(leaf.field.text, leaf.op, leaf.wants, seen, note, ok)

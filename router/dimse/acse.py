@@ -5,11 +5,10 @@ the connection is ours from the first byte. What a peer sends is judged here and
 errors.
 """
 
-import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
     ImplementationClassUIDNotification,
@@ -20,7 +19,7 @@ from pynetdicom.presentation import PresentationContext
 
 from router.dimse.contexts import Proposal
 from router.dimse.errors import Aborted, Malformed, Rejected
-from router.dimse.wire import ABORT, HEADER, Pdu
+from router.dimse.wire import ABORT, Pdu
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 ASSOCIATE_AC, ASSOCIATE_RJ = 2, 3
@@ -28,17 +27,10 @@ MOST_ASSOCIATE_BYTES = 64 * 1024
 LEAST_PDU = 128
 """A peer that takes less than this could not even take a command."""
 
-PYNETDICOM_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-"""What pynetdicom raises when it decodes what is not what it should be."""
+_FIXED_BYTES = 68
+_PRESENTATION_CONTEXT, _TRANSFER_SYNTAX = 0x21, 0x40
+_USER_INFORMATION, _MAXIMUM_LENGTH = 0x50, 0x51
+_ACCEPTANCE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +89,36 @@ def answer(pdu: Pdu, proposals: Iterable[Proposal]) -> Accepted:
         raise Aborted(*pdu.body[2:4])
     if pdu.kind != ASSOCIATE_AC:
         raise Malformed(f"the peer answered the association request with PDU type {pdu.kind}")
-    try:
-        decoded = A_ASSOCIATE_AC()
-        decoded.decode(HEADER.pack(pdu.kind, len(pdu.body)) + pdu.body)
-        contexts = {
-            int(item.presentation_context_id): str(item.transfer_syntax)
-            for item in decoded.presentation_context
-            if item.result == 0
-        }
-        most_pdu = int(decoded.to_primitive().maximum_length_received or 0)
-    except PYNETDICOM_ERRORS as error:
-        raise Malformed("the peer's A-ASSOCIATE-AC cannot be read") from error
+    contexts, most_pdu = _read_acceptance(pdu.body)
     if 0 < most_pdu < LEAST_PDU:
         raise Malformed(f"the peer takes PDUs of {most_pdu} bytes only")
     return Accepted(_only_proposed(contexts, proposals), most_pdu)
+
+
+def _read_acceptance(body: bytes) -> tuple[dict[int, str], int]:
+    """Return the accepted contexts and the peer's maximum length (PS3.8 9.3.3, PS3.8 D.1)."""
+    if len(body) < _FIXED_BYTES:
+        raise Malformed("the peer's A-ASSOCIATE-AC ends too soon")
+    contexts: dict[int, str] = {}
+    most_pdu = 0
+    for kind, value in _items(body[_FIXED_BYTES:]):
+        if kind == _PRESENTATION_CONTEXT and len(value) >= 4 and value[2] == _ACCEPTANCE:
+            syntaxes = [uid for sub, uid in _items(value[4:]) if sub == _TRANSFER_SYNTAX]
+            contexts[value[0]] = b"".join(syntaxes).rstrip(b"\0 ").decode("ascii", "replace")
+        elif kind == _USER_INFORMATION:
+            lengths = [most for sub, most in _items(value) if sub == _MAXIMUM_LENGTH]
+            most_pdu = int.from_bytes(b"".join(lengths)[:4], "big")
+    return contexts, most_pdu
+
+
+def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if at + 4 + length > len(data):
+            raise Malformed("the peer's A-ASSOCIATE-AC does not add up")
+        yield data[at], data[at + 4 : at + 4 + length]
+        at += 4 + length
 
 
 def _only_proposed(contexts: Mapping[int, str], proposals: Iterable[Proposal]) -> dict[int, str]:

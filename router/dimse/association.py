@@ -93,7 +93,8 @@ class Parcel:
 class Sent:
     """What became of a parcel: an answer, or why there is none.
 
-    `begun` tells whether a byte may have left, `complete` whether the last one had. After a `failure` the association is over.
+    `begun` tells whether a byte may have left, `complete` whether the last one had. After a
+    `failure` the association is over.
     """
 
     response: Response | None

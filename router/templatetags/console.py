@@ -20,7 +20,7 @@ from router.services import clock
 register = template.Library()
 
 MASK = "•••••"
-EMPTY = "–"
+EMPTY = "–"  # noqa: RUF001 - a dash, as the eye expects it
 
 # Word and icon of each state, everywhere the same; the colour is the class `state-<key>`.
 STATES: dict[str, tuple[str, str]] = {
