@@ -30,6 +30,7 @@ from ingest.sources import Admission, Rejection
 from ingest.status import Status
 from ingest.wire import (
     ASSOCIATE_SECONDS,
+    MAXIMUM_PDU,
     TICK,
     DeadlinePassed,
     ProtocolError,
@@ -107,7 +108,12 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom carrie
 
     def _read_pdu_data(self) -> None:
         """Read one PDU within its limits and deadline (PS3.8 9.2, 9.3)."""
-        reader = Reader(self.socket.socket, idle_seconds=ASSOCIATE_SECONDS, buffer=256 << 10)
+        reader = Reader(
+            self.socket.socket,
+            idle_seconds=ASSOCIATE_SECONDS,
+            buffer=2 * MAXIMUM_PDU,
+            reads_ahead=False,
+        )
         try:
             kind, length = reader.pdu_header(seconds=ASSOCIATE_SECONDS)
             pdu = reader.pdu_body(kind, length)

@@ -99,7 +99,7 @@ class Reader:
     """What a peer sends, through one buffer.
 
     `is_stopping` is asked at least once a tick. What `take` and `some` return is only good until
-    the next call.
+    the next call. Without `reads_ahead` nothing beyond what was asked for leaves the socket.
     """
 
     def __init__(
@@ -109,11 +109,13 @@ class Reader:
         idle_seconds: float,
         is_stopping: Callable[[], bool] = lambda: False,
         buffer: int = BUFFER,
+        reads_ahead: bool = True,
     ) -> None:
         self._socket = sock
         self._idle_seconds = idle_seconds
         self._is_stopping = is_stopping
         self._view = memoryview(bytearray(buffer))
+        self._reads_ahead = reads_ahead
         self._start = 0
         self._end = 0
         self._deadline = 0.0
@@ -170,9 +172,10 @@ class Reader:
             self._view[:have] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, have
         while self._end - self._start < need:
-            self._end += self._receive()
+            most = len(self._view) if self._reads_ahead else self._start + need
+            self._end += self._receive(most)
 
-    def _receive(self) -> int:
+    def _receive(self, most: int) -> int:
         while True:
             if self._is_stopping():
                 raise StopRequested
@@ -183,7 +186,7 @@ class Reader:
                 # for our acknowledgement otherwise.
                 if _QUICKACK is not None:
                     self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-                count = self._socket.recv_into(self._view[self._end :])
+                count = self._socket.recv_into(self._view[self._end : most])
             except TimeoutError:
                 continue
             except OSError as error:

@@ -1,0 +1,291 @@
+"""The spool: what is durable when, what is left after failures, and who adopts it."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from router.dicom.errors import TruncatedDataSet
+from router.spool import AssociationFacts, Counts, Inbox, Spool, SpoolFull
+from tests.receivers import make_object
+
+ROOT = Path(__file__).parents[2]
+
+
+def facts(number: int = 1) -> AssociationFacts:
+    return AssociationFacts(
+        id=f"{number:032x}",
+        origin="dimse",
+        calling_ae="CT1",
+        called_ae="DICOMROUTER",
+        remote_host="127.0.0.1",
+        remote_port=4711,
+        source="ct-1",
+        duplicates="quarantine",
+        started_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
+
+
+def put(inbox: Inbox, number: int = 1) -> str:
+    """Spool one object; its receipt id."""
+    item = make_object(number)
+    file = inbox.create(
+        sop_class_uid=item.sop_class_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        transfer_syntax=item.transfer_syntax,
+    )
+    file.write(memoryview(item.data)[:100])
+    file.write(memoryview(item.data)[100:])
+    file.examine()
+    return file.commit().receipt_id
+
+
+def run_child(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    prelude = """
+        import os, resource, signal, sys
+        from pathlib import Path
+        from router.spool import Spool, SpoolFull
+        from tests.router.test_spool import facts, put
+        from tests.receivers import make_object
+        root = Path(sys.argv[1])
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code), str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_facts_survive_json() -> None:
+    assert AssociationFacts.from_json(facts().to_json()) == facts()
+
+
+def test_an_association_without_objects_leaves_nothing(tmp_path: Path) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    inbox.closed(datetime.now(UTC), "released", Counts())
+    assert not (tmp_path / "inbox").exists()
+
+
+def test_a_committed_object_is_a_part_10_file_under_our_names(tmp_path: Path) -> None:
+    item = make_object()
+    inbox = Spool(tmp_path).open_inbox(facts())
+    file = inbox.create(
+        sop_class_uid=item.sop_class_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        transfer_syntax=item.transfer_syntax,
+    )
+    file.write(memoryview(item.data))
+    assert [path.suffix for path in inbox.folder.iterdir() if path.suffix == ".part"] == [".part"]
+    structure = file.examine()
+    spooled = file.commit()
+    assert spooled.sha256 == hashlib.sha256(item.data).hexdigest()
+    assert spooled.path == inbox.folder / f"{spooled.receipt_id}.{spooled.sha256}.dcm"
+    assert spooled.size == len(item.data)
+    assert spooled.structure == structure
+    content = spooled.path.read_bytes()
+    assert content[:132] == bytes(128) + b"DICM"
+    assert content[spooled.offset :] == item.data
+    assert {path.name for path in inbox.folder.iterdir()} == {"association.json", spooled.path.name}
+
+
+def test_an_association_id_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    alien = AssociationFacts.from_dict({**facts().to_dict(), "id": "../../../../etc/passwd-------"})
+    with pytest.raises(ValueError, match="32 hex digits"):
+        Spool(tmp_path).open_inbox(alien)
+
+
+def test_a_truncated_object_is_found_and_dropped(tmp_path: Path) -> None:
+    item = make_object()
+    inbox = Spool(tmp_path).open_inbox(facts())
+    file = inbox.create(
+        sop_class_uid=item.sop_class_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        transfer_syntax=item.transfer_syntax,
+    )
+    file.write(memoryview(item.data)[:-1])
+    with pytest.raises(TruncatedDataSet):
+        file.examine()
+    file.discard()
+    file.discard()
+    assert [path.name for path in inbox.folder.iterdir()] == ["association.json"]
+
+
+def test_leftovers_tell_what_was_committed_in_order(tmp_path: Path) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    receipts = [put(inbox, number) for number in (1, 2, 3)]
+    found = list(Inbox.read(inbox.folder).leftovers())
+    assert [spooled.receipt_id for spooled in found] == receipts
+    first = found[0]
+    item = make_object(1)
+    assert first.structure is None
+    assert first.association == facts()
+    assert (first.sop_class_uid, first.sop_instance_uid, first.transfer_syntax) == (
+        item.sop_class_uid,
+        item.sop_instance_uid,
+        item.transfer_syntax,
+    )
+    assert (first.size, first.sha256) == (len(item.data), hashlib.sha256(item.data).hexdigest())
+    examined = first.examined()
+    assert examined.structure is not None
+    assert examined.structure.sop_instance_uid == item.sop_instance_uid
+
+
+def test_the_end_of_an_association_is_kept_for_an_adopter(tmp_path: Path) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    put(inbox)
+    assert inbox.end() is None
+    at = datetime.now(UTC)
+    inbox.closed(at, "released", Counts(objects=1, bytes=10, refused=2))
+    end = Inbox.read(inbox.folder).end()
+    assert end is not None
+    assert (end.ended_at, end.reason, end.objects, end.refused) == (at, "released", 1, 2)
+
+
+def test_a_finished_folder_goes_only_when_its_last_object_has_gone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    inbox = spool.open_inbox(facts())
+    put(inbox)
+    assert not spool.remove_finished(facts().id)
+    inbox.closed(datetime.now(UTC), "released", Counts())
+    assert not spool.remove_finished(facts().id)
+    next(inbox.leftovers()).path.unlink()
+    assert spool.remove_finished(facts().id)
+    assert not inbox.folder.exists()
+
+
+def test_inboxes_of_the_living_are_not_abandoned(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    inbox = spool.open_inbox(facts())
+    put(inbox)
+    assert [found.facts.id for found in spool.mine()] == [facts().id]
+    assert spool.abandoned() == []
+    other = Spool(tmp_path)
+    assert other.abandoned() == []
+    assert not other.adopt(inbox)
+
+
+def test_a_killed_process_loses_nothing_it_committed(tmp_path: Path) -> None:
+    child = run_child(
+        """
+        inbox = Spool(root).open_inbox(facts())
+        put(inbox, 1)
+        put(inbox, 2)
+        item = make_object(3)
+        file = inbox.create(sop_class_uid=item.sop_class_uid,
+            sop_instance_uid=item.sop_instance_uid, transfer_syntax=item.transfer_syntax)
+        file.write(memoryview(item.data))
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        tmp_path,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    spool = Spool(tmp_path)
+    (inbox,) = spool.abandoned()
+    assert list(inbox.folder.glob("*.part"))
+    assert spool.adopt(inbox)
+    assert not list(inbox.folder.glob("*.part"))
+    assert len(list(inbox.leftovers())) == 2
+    assert spool.abandoned() == []
+    assert [found.facts.id for found in spool.mine()] == [facts().id]
+
+
+def test_only_one_adopts(tmp_path: Path) -> None:
+    child = run_child("put(Spool(root).open_inbox(facts()))", tmp_path)
+    assert child.returncode == 0, child.stderr
+    first, second = Spool(tmp_path), Spool(tmp_path)
+    (of_first,), (of_second,) = first.abandoned(), second.abandoned()
+    assert first.adopt(of_first)
+    assert not second.adopt(of_second)
+
+
+def test_a_forked_child_is_an_owner_of_its_own(tmp_path: Path) -> None:
+    child = run_child(
+        """
+        spool = Spool(root)
+        put(spool.open_inbox(facts(1)))
+        pid = os.fork()
+        if not pid:
+            put(spool.open_inbox(facts(2)))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print(len(spool.mine()), len(spool.abandoned()))
+        """,
+        tmp_path,
+    )
+    assert child.stdout.split() == ["1", "1"], child.stderr
+
+
+@pytest.mark.parametrize("limit", [200, 1000, 3000])
+def test_a_full_disk_is_told_and_leaves_no_part(tmp_path: Path, limit: int) -> None:
+    """The kernel's limit on file sizes stands in for a full disk, at the meta and in the data."""
+    child = run_child(
+        f"""
+        inbox = Spool(root).open_inbox(facts())
+        put(inbox, 1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+        try:
+            put(inbox, 2)
+        except SpoolFull as error:
+            print("full", type(error.__cause__).__name__)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        put(inbox, 3)
+        """,
+        tmp_path,
+    )
+    expected = "" if limit > 2800 else "full OSError\n"
+    assert (child.returncode, child.stdout) == (0, expected), child.stderr
+    files = sorted(path.suffix for path in (tmp_path / "inbox" / facts().id).iterdir())
+    assert files == [".dcm"] * (3 if limit > 2800 else 2) + [".json"]
+
+
+def test_facts_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    child = run_child(
+        """
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+        spool = Spool(root)
+        try:
+            put(spool.open_inbox(facts()))
+        except SpoolFull:
+            print("full")
+        """,
+        tmp_path,
+    )
+    assert (child.returncode, child.stdout) == (0, "full\n"), child.stderr
+    assert list((tmp_path / "inbox").iterdir()) == []
+
+
+def test_sweeping_removes_only_what_is_old_and_dead(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    inbox = spool.open_inbox(facts())
+    put(inbox)
+    old, new = tmp_path / "inbox" / ".new-old", tmp_path / "inbox" / ".new-new"
+    stale = tmp_path / "owners" / ("0" * 32)
+    for path in (old, new):
+        path.mkdir()
+    stale.touch()
+    for path in (old, stale, tmp_path / "owners" / inbox.owner.lock):
+        os.utime(path, (0, 0))
+    spool.sweep()
+    assert not old.exists()
+    assert not stale.exists()
+    assert new.exists()
+    assert (tmp_path / "owners" / inbox.owner.lock).exists()
+    assert len(list(inbox.leftovers())) == 1
+
+
+def test_free_bytes_is_the_volumes(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    free = Spool(tmp_path / "spool").free_bytes()
+    assert abs(free - status.f_bavail * status.f_frsize) < 1 << 30
+
+
