@@ -292,7 +292,7 @@ def _wildcard(wanted: str) -> Callable[[str], bool]:
 
 
 def _equality(leaf: Leaf) -> Callable[[Field], Verdict]:
-    """equals, not_equals, in: as text, and by VR where text may differ and the value be the same."""
+    """equals, not_equals, in: as text, and by VR where text may differ for one value."""
     wanted, differs = frozenset(leaf.wanted), leaf.op == "not_equals"
     by_vr = {
         vr: frozenset(convert(value) for value in leaf.wanted) - {None}

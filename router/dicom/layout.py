@@ -54,9 +54,8 @@ def _check_placeholder(name: str) -> None:
         return
     tag = TAGS.get(name)
     if tag is None:
-        raise RuleError(
-            (), f"unknown placeholder {{{name}}}", "a DICOM keyword, ReceivedDate, Source"
-        )
+        expected = "a DICOM keyword, ReceivedDate or Source"
+        raise RuleError((), f"unknown placeholder {{{name}}}", expected)
     if DicomDictionary[tag][0].startswith(_BULK):
         raise RuleError((), f"{{{name}}} holds no text", "a keyword of an element with text")
 

@@ -109,6 +109,7 @@ class Reason:
         )
 
 
+_IDLE_WORDS = {"draft": "a draft", "disabled": "disabled"}
 _WANTS = {
     "equals": "",
     "in": "",
@@ -150,7 +151,7 @@ class Outcome:
         if self.result == "not tried":
             return f"not tried, because {self.stopped_by} matched and stops the walk"
         if self.result in {"draft", "disabled"}:
-            return f"not tried, because the rule is {'a draft' if self.result == 'draft' else 'disabled'}"
+            return f"not tried, because the rule is {_IDLE_WORDS[self.result]}"
         why = " and ".join(reason.sentence() for reason in self.reasons)
         prefix = "in shadow: " if self.shadow else ""
         return f"{prefix}{self.result}, because {why or 'the rule takes every instance'}"

@@ -114,12 +114,12 @@ class InflatedWindow:
             self._input = self._file.read(min(_WINDOW, self._left))
             self._left -= len(self._input)
             self._consumed += len(self._input)
-        if not self._input:
-            raise TruncatedDataSet(self._reached, "the deflated data set is cut off")
         try:
             data = self._inflater.decompress(self._input, _WINDOW)
         except zlib.error as error:
             raise MalformedDataSet(self._reached, "the deflated data set is damaged") from error
+        if not data and not self._input and not self._inflater.eof:
+            raise TruncatedDataSet(self._reached, "the deflated data set is cut off")
         self._input = self._inflater.unconsumed_tail
         return data
 
