@@ -15,7 +15,7 @@ import structlog
 Event = MutableMapping[str, Any]  # Any: structlog's own event dictionary
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
-_NOISY = ("pynetdicom", "pydicom", "django_q", "axes", "botocore", "boto3", "urllib3", "httpx")
+_NOISY = ("pynetdicom", "pydicom", "django-q", "axes", "botocore", "boto3", "urllib3", "httpx")
 
 
 def clean(text: str) -> str:
@@ -60,7 +60,7 @@ def logging_config(form: str) -> dict[str, Any]:
         "formatters": {"event": formatter},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "event"}},
         "root": {"handlers": ["stderr"], "level": "INFO"},
-        "loggers": {name: {"level": "WARNING"} for name in _NOISY},
+        "loggers": {name: {"level": "WARNING", "propagate": True} for name in _NOISY},
     }
 
 

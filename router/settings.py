@@ -10,6 +10,7 @@ import ipaddress
 import os
 import secrets
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -277,6 +278,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2 << 20
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
 # --- django-q2: a doorbell, never the truth (docs/architecture.md) ------------------------------
+# A delivery has no time-out of the library's (it would kill by SIGALRM); it warns about that.
+warnings.filterwarnings("ignore", message="Retry and timeout are misconfigured")
 Q_CLUSTER: dict[str, Any] = {  # Any: the library's own mixed dictionary
     "name": "router",
     "workers": WORKERS,
@@ -292,7 +295,7 @@ Q_CLUSTER: dict[str, Any] = {  # Any: the library's own mixed dictionary
     "poll": 0.1,
     "guard_cycle": 0.5,
     "daemonize_workers": True,
-    "label": "tasks",
+    "log_level": "WARNING",
     "scheduler": False,
 }
 if REDIS_URL:

@@ -68,9 +68,7 @@ def _check_path(literal: str) -> None:
         raise RuleError((), "the layout begins or ends with /", _EXPECTED)
     for part in literal.split("/"):
         if not part.strip(".") or part.startswith("."):
-            raise RuleError(
-                (), f"the folder or file name {part!r}", "names that begin without a dot"
-            )
+            raise RuleError((), f"the folder or file name {part!r}", "names without a leading dot")
 
 
 def clean(value: str) -> str:

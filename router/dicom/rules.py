@@ -65,7 +65,7 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A condition that decided: what was wanted, what was seen, and why there was nothing to see."""
+    """A condition that decided: what was wanted, what was seen, why nothing was seen."""
 
     field: str
     op: str
@@ -128,7 +128,7 @@ _WANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one rule. `shadow`: evaluated, without effect. `stopped_by`: who ended the walk."""
+    """What became of one rule; a shadow rule is watched without effect."""
 
     rule: str
     state: str
@@ -287,7 +287,7 @@ def _opposite(inner: _Run) -> _Run:
 
 
 def compile_rules(specs: Iterable[RuleSpec]) -> RuleSet:
-    """Parse and order the rules (priority, then name). RuleError paths begin with the rule's name."""
+    """Parse and order the rules (priority, then name); RuleError paths begin with the name."""
     compiler = _Compiler()
     rules: list[tuple[RuleSpec, _Run]] = []
     names: set[str] = set()

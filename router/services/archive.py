@@ -23,11 +23,7 @@ SETTLE_SECONDS = 2.0
 
 
 class Refused(Exception):
-    """An object that is not taken; ``mismatch`` tells data set and claim apart from the rest."""
-
-    def __init__(self, sentence: str, *, mismatch: bool = False) -> None:
-        super().__init__(sentence)
-        self.mismatch = mismatch
+    """An object whose data set is not what the sender claimed it to be."""
 
 
 def spool() -> Spool:
@@ -47,7 +43,7 @@ def receive(incoming: SpoolFile, *, sop_class_uid: str, sop_instance_uid: str) -
 
     Raises:
         MalformedDataSet: the structure ends early or its lengths lie; the bytes are dropped.
-        Refused: UIDs are missing or differ from the claim; the bytes are dropped.
+        Refused: the UIDs differ from the claim; the bytes are dropped.
         SpoolError: the disk could not take it; the bytes are dropped.
     """
     try:
@@ -61,13 +57,9 @@ def receive(incoming: SpoolFile, *, sop_class_uid: str, sop_instance_uid: str) -
 
 def _agrees(structure: Structure, sop_class_uid: str, sop_instance_uid: str) -> None:
     if structure.sop_instance_uid != sop_instance_uid:
-        raise Refused("SOP Instance UID differs from the command's", mismatch=True)
+        raise Refused("SOP Instance UID differs from the command's")
     if structure.sop_class_uid != sop_class_uid:
-        raise Refused("SOP Class UID differs from the command's", mismatch=True)
-    if not structure.study_instance_uid:
-        raise Refused("Study Instance UID is missing")
-    if not structure.series_instance_uid:
-        raise Refused("Series Instance UID is missing")
+        raise Refused("SOP Class UID differs from the command's")
 
 
 def opened(instance: Instance) -> BinaryIO:

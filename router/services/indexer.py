@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
 from django.db import DatabaseError, IntegrityError, close_old_connections, connection, transaction
 from django.db.models import F
@@ -27,6 +26,7 @@ from router.models import (
     Receipt,
     ReceiptOutcome,
 )
+from router.rejections import Rejected, RejectionJournal
 from router.services import audit, heartbeats, indexing
 from router.services.actors import Actor, ActorKind
 from router.services.counters import Tally
@@ -73,31 +73,13 @@ class Closed:
     refused: int
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """Associations that were rejected alike within one minute."""
-
-    address: str
-    calling_ae: str
-    called_ae: str
-    reason: str
-    count: int
-
-
-class Rejections(Protocol):
-    """The receiver's durable journal of rejected associations."""
-
-    def take(self) -> contextlib.AbstractContextManager[Sequence[Rejection]]:
-        """Give what was journaled; it is dropped when the block ends without an error."""
-
-
 Event = Spooled | Refusal | Opened | Closed
 
 
 class Indexer:
     """Takes over what was received (the receiver's intake) and indexes it in its own thread."""
 
-    def __init__(self, spool: Spool, *, rejections: Rejections | None = None) -> None:
+    def __init__(self, spool: Spool, *, rejections: RejectionJournal | None = None) -> None:
         self.spool = spool
         self._rejections = rejections
         self._events: deque[Event] = deque()
@@ -374,7 +356,7 @@ def end_association(event: Closed) -> None:
     )
 
 
-def record_rejection(item: Rejection) -> None:
+def record_rejection(item: Rejected) -> None:
     """Audit rejected associations (PS3.15 A.5: node authentication failure)."""
     audit.record(
         "association.rejected",

@@ -6,18 +6,18 @@ decided here. Refuses to answer anybody: the sender had its Success before.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from django.db import transaction
 from django.db.models import F
-from django.db.models.functions import Greatest
 
 from router import doorbell, storage
 from router.dicom.errors import DicomError
-from router.dicom.header import Header
+from router.dicom.header import Structure
+from router.dicom.uids import valid_uid
 from router.models import (
     Association,
     CounterKind,
@@ -30,15 +30,10 @@ from router.models import (
     Series,
     Study,
 )
-from router.services import clock
+from router.services import clock, hierarchy
 from router.services.counters import Tally
-from router.services.header_text import (
-    SERIES_KEYWORDS,
-    STUDY_KEYWORDS,
-    columns,
-    searchable,
-    whole_number,
-)
+from router.services.header_text import whole_number
+from router.services.hierarchy import Growth, Place
 from router.spool import AssociationFacts, Spooled
 
 log = logging.getLogger(__name__)
@@ -70,9 +65,7 @@ class Entry:
     """One object on its way through a batch."""
 
     spooled: Spooled
-    header: Header | None
-    study_uid: str
-    series_uid: str
+    place: Place
     problem: str = ""
     outcome: ReceiptOutcome = ReceiptOutcome.STORED
     reason: str = ""
@@ -151,11 +144,27 @@ def _entry(item: Spooled) -> Entry:
         structure = item.examined().structure
     except (DicomError, OSError) as error:
         log.warning("index.unreadable", extra={"receipt": item.receipt_id, "error": str(error)})
-        return Entry(item, None, "", "", problem=f"Unreadable when indexed: {error}"[:200])
+        return Entry(item, _place(item), problem=f"Unreadable when indexed: {error}"[:200])
     assert structure is not None  # noqa: S101 - examined() promises it
-    study, series = structure.study_instance_uid or "", structure.series_instance_uid or ""
-    problem = "" if study and series else "Study or Series Instance UID is missing."
-    return Entry(item, structure.header, study[:64], series[:64], problem=problem)
+    return Entry(item, _place(item, structure))
+
+
+def _place(item: Spooled, structure: Structure | None = None) -> Place:
+    """Say which study and series an object belongs to.
+
+    One without a usable UID there gets a study or series of its own, under a UID derived from our
+    receipt (PS3.5 B.2); its bytes stay as they came.
+    """
+    own = f"2.25.{int(item.receipt_id, 16)}"
+    study = structure.study_instance_uid if structure else None
+    series = structure.series_instance_uid if structure else None
+    return Place(
+        study_uid=study if study and valid_uid(study) else own,
+        series_uid=series if series and valid_uid(series) else own,
+        header=structure.header if structure else None,
+        source=item.association.source or "",
+        received_at=item.received_at,
+    )
 
 
 def _already_indexed(batch: Batch) -> set[str]:
@@ -166,8 +175,9 @@ def _already_indexed(batch: Batch) -> set[str]:
 def _write(batch: Batch) -> None:
     """Write every row of a batch; runs inside one transaction."""
     batch.associations = ensure_associations(entry.spooled.association for entry in batch.entries)
-    batch.studies = _ensure_studies(batch.entries)
-    batch.series = _ensure_series(batch)
+    places = [entry.place for entry in batch.entries]
+    batch.studies = hierarchy.ensure_studies(places)
+    batch.series = hierarchy.ensure_series(places, batch.studies)
     batch.known = _known(batch.entries)
     for entry in batch.entries:
         _decide(entry, batch)
@@ -176,74 +186,6 @@ def _write(batch: Batch) -> None:
     _create_marks(batch)
     _count(batch)
     doorbell.ring("route")
-
-
-def _study_key(entry: Entry) -> str:
-    # An object without a readable study gets a study of its own, named by our receipt.
-    return entry.study_uid or f"unreadable.{entry.spooled.receipt_id}"
-
-
-def _ensure_studies(entries: list[Entry]) -> dict[str, Study]:
-    firsts: dict[str, Entry] = {}
-    for entry in entries:
-        firsts.setdefault(_study_key(entry), entry)
-    found = {row.study_instance_uid: row for row in _studies(firsts)}
-    missing = {uid: entry for uid, entry in firsts.items() if uid not in found}
-    if missing:
-        rows = [_new_study(uid, entry) for uid, entry in sorted(missing.items())]
-        Study.objects.bulk_create(rows, ignore_conflicts=True)
-        found |= {row.study_instance_uid: row for row in _studies(missing)}
-    return found
-
-
-def _studies(uids: Iterable[str]) -> Iterable[Study]:
-    return Study.objects.filter(study_instance_uid__in=list(uids))
-
-
-def _new_study(uid: str, entry: Entry) -> Study:
-    texts = dict.fromkeys(STUDY_KEYWORDS, "")
-    if entry.header is not None:
-        texts = columns(entry.header, STUDY_KEYWORDS, Study)
-    return Study(
-        study_instance_uid=uid,
-        patient_name_search=searchable(texts["patient_name"])[:324],
-        modalities="",
-        source=entry.spooled.association.source or "",
-        first_received_at=entry.spooled.received_at,
-        last_received_at=entry.spooled.received_at,
-        **texts,
-    )
-
-
-def _ensure_series(batch: Batch) -> dict[tuple[str, str], Series]:
-    firsts: dict[tuple[str, str], Entry] = {}
-    for entry in batch.entries:
-        firsts.setdefault((_study_key(entry), entry.series_uid), entry)
-    found = _series_of(batch)
-    missing = {key: entry for key, entry in firsts.items() if key not in found}
-    if missing:
-        rows = [_new_series(key, entry, batch) for key, entry in sorted(missing.items())]
-        Series.objects.bulk_create(rows, ignore_conflicts=True)
-        found = _series_of(batch)
-    return found
-
-
-def _series_of(batch: Batch) -> dict[tuple[str, str], Series]:
-    names = {study.pk: uid for uid, study in batch.studies.items()}
-    uids = {entry.series_uid for entry in batch.entries}
-    rows = Series.objects.filter(study_id__in=names, series_instance_uid__in=uids)
-    return {(names[row.study_id], row.series_instance_uid): row for row in rows}
-
-
-def _new_series(key: tuple[str, str], entry: Entry, batch: Batch) -> Series:
-    texts = dict.fromkeys(SERIES_KEYWORDS, "")
-    number = None
-    if entry.header is not None:
-        texts = columns(entry.header, SERIES_KEYWORDS, Series)
-        number = whole_number(entry.header, "SeriesNumber")
-    return Series(
-        study=batch.studies[key[0]], series_instance_uid=key[1], series_number=number, **texts
-    )
 
 
 def _known(entries: list[Entry]) -> dict[str, list[Known]]:
@@ -279,7 +221,7 @@ def _identity(item: Spooled) -> tuple[str, str]:
 
 def _conflict(entry: Entry, known: list[Known], batch: Batch) -> tuple[ReceiptOutcome, str]:
     current = next(one.instance for one in known if one.instance.state == InstanceState.CURRENT)
-    study = batch.studies[_study_key(entry)]
+    study = batch.studies[entry.place.study_uid]
     place = "" if current.study_id == study.pk else " in another study"
     if entry.spooled.association.duplicates == DuplicatePolicy.VERSIONS:
         return ReceiptOutcome.VERSION, f"Other bytes under a known SOP Instance UID{place}."
@@ -291,11 +233,11 @@ def _conflict(entry: Entry, known: list[Known], batch: Batch) -> tuple[ReceiptOu
 
 def _new_instance(entry: Entry, batch: Batch) -> Instance:
     item = entry.spooled
-    key = (_study_key(entry), entry.series_uid)
-    number = whole_number(entry.header, "InstanceNumber") if entry.header else None
+    place = entry.place
+    number = whole_number(place.header, "InstanceNumber") if place.header else None
     return Instance(
-        study=batch.studies[key[0]],
-        series=batch.series[key],
+        study=batch.studies[place.study_uid],
+        series=batch.series[place.key],
         sop_instance_uid=item.sop_instance_uid,
         sop_class_uid=item.sop_class_uid,
         transfer_syntax_uid=item.transfer_syntax,
@@ -329,8 +271,8 @@ def _create_receipts(batch: Batch) -> None:
                 reason=entry.reason,
                 sop_class_uid=entry.spooled.sop_class_uid,
                 sop_instance_uid=entry.spooled.sop_instance_uid,
-                study_instance_uid=entry.study_uid,
-                series_instance_uid=entry.series_uid,
+                study_instance_uid=entry.place.study_uid,
+                series_instance_uid=entry.place.series_uid,
                 transfer_syntax_uid=entry.spooled.transfer_syntax,
                 sha256=entry.spooled.sha256,
                 size=entry.spooled.size,
@@ -360,73 +302,50 @@ def _create_marks(batch: Batch) -> None:
     )
 
 
-@dataclass
-class _Sums:
-    """What a batch adds to one study."""
-
-    current: int = 0
-    quarantined: int = 0
-    bytes: int = 0
-    last: datetime | None = None
-
-
 def _count(batch: Batch) -> None:
     """Add to studies, series, associations and the counts by hour."""
-    studies: dict[int, _Sums] = {}
-    series: dict[int, int] = {}
-    associations: dict[int, _Sums] = {}
+    studies: dict[int, Growth] = {}
+    series: Counter[int] = Counter()
+    associations: dict[int, Growth] = {}
     tally = Tally()
     for entry in batch.entries:
         _tally(tally, entry)
-        arrived = associations.setdefault(
-            batch.associations[entry.spooled.association.id].pk, _Sums()
-        )
-        arrived.current += 1
-        arrived.bytes += entry.spooled.size
+        arrived = batch.associations[entry.spooled.association.id].pk
+        _grow(associations.setdefault(arrived, Growth()), entry, current=True)
         if entry.outcome == ReceiptOutcome.DUPLICATE or entry.instance is None:
             continue
-        sums = studies.setdefault(entry.instance.study_id, _Sums())
-        sums.last = max(sums.last or entry.spooled.received_at, entry.spooled.received_at)
-        if entry.outcome == ReceiptOutcome.STORED:
-            sums.current += 1
-            sums.bytes += entry.spooled.size
-            series[entry.instance.series_id] = series.get(entry.instance.series_id, 0) + 1
-        elif entry.outcome == ReceiptOutcome.QUARANTINED:
-            sums.quarantined += 1
+        stored = entry.outcome == ReceiptOutcome.STORED
+        _grow(studies.setdefault(entry.instance.study_id, Growth()), entry, current=stored)
+        series[entry.instance.series_id] += int(stored)
     for pk, number in sorted(series.items()):
-        Series.objects.filter(pk=pk).update(instances_count=F("instances_count") + number)
-    for pk, sums in sorted(studies.items()):
-        _update_study(pk, sums)
-    for pk, sums in sorted(associations.items()):
+        hierarchy.grow_series(pk, number)
+    for pk, growth in sorted(studies.items()):
+        hierarchy.grow_study(pk, growth)
+    for pk, growth in sorted(associations.items()):
         Association.objects.filter(pk=pk).update(
-            objects_count=F("objects_count") + sums.current,
-            bytes=F("bytes") + sums.bytes,
+            objects_count=F("objects_count") + growth.current,
+            bytes=F("bytes") + growth.bytes,
             seen_at=clock.now(),
         )
     tally.write()
 
 
+def _grow(growth: Growth, entry: Entry, *, current: bool) -> None:
+    moment = entry.spooled.received_at
+    growth.last = max(growth.last or moment, moment)
+    growth.quarantined += int(entry.outcome == ReceiptOutcome.QUARANTINED)
+    if current:
+        growth.current += 1
+        growth.bytes += entry.spooled.size
+
+
 def _tally(tally: Tally, entry: Entry) -> None:
-    modality = entry.header.text("Modality") if entry.header else ""
     tally.add(
         entry.spooled.received_at,
         _COUNTED[entry.outcome],
         size=entry.spooled.size,
-        modality=modality,
-        source=entry.spooled.association.source or "",
-    )
-
-
-def _update_study(pk: int, sums: _Sums) -> None:
-    filled = Series.objects.filter(study_id=pk, instances_count__gt=0)
-    modalities = sorted(set(filled.values_list("modality", flat=True)) - {""})
-    Study.objects.filter(pk=pk).update(
-        instances_count=F("instances_count") + sums.current,
-        quarantined_count=F("quarantined_count") + sums.quarantined,
-        bytes=F("bytes") + sums.bytes,
-        series_count=filled.count(),
-        modalities="\\".join(modalities)[:128],
-        last_received_at=Greatest(F("last_received_at"), sums.last),
+        modality=entry.place.header.text("Modality") if entry.place.header else "",
+        source=entry.place.source,
     )
 
 

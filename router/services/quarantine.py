@@ -4,8 +4,8 @@ from django.db import transaction
 from django.db.models import F
 
 from router import doorbell, storage
-from router.models import Instance, InstanceState, Receipt, RoutingMark, Series, Study
-from router.services import audit, clock
+from router.models import Instance, InstanceState, Receipt, RoutingMark, Study
+from router.services import audit, clock, hierarchy
 from router.services.actors import Actor
 
 
@@ -61,14 +61,8 @@ def _leave(instance: Instance, state: InstanceState, reason: str) -> None:
 
 
 def _count_current(instance: Instance) -> None:
-    Series.objects.filter(pk=instance.series_id).update(instances_count=F("instances_count") + 1)
-    filled = Series.objects.filter(study_id=instance.study_id, instances_count__gt=0)
-    Study.objects.filter(pk=instance.study_id).update(
-        instances_count=F("instances_count") + 1,
-        bytes=F("bytes") + instance.size,
-        series_count=filled.count(),
-        modalities="\\".join(sorted(set(filled.values_list("modality", flat=True)) - {""})),
-    )
+    hierarchy.grow_series(instance.series_id, 1)
+    hierarchy.grow_study(instance.study_id, hierarchy.Growth(current=1, bytes=instance.size))
 
 
 def _record(event: str, instance: Instance, actor: Actor) -> None:

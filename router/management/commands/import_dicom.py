@@ -34,8 +34,8 @@ class Command(BaseCommand):
         run = importing.run(files, calling_ae=options["calling_ae"], actor=actor)
         report = importing.ImportReport()
         try:
-            for _path, report in tqdm(run, total=len(files), unit="file", disable=None):
-                pass
+            for _path, so_far in tqdm(run, total=len(files), unit="file", disable=None):
+                report = so_far
         except SpoolFull as error:
             raise CommandError("The spool's disk is full; free space and run again.") from error
         for path, reason in report.refused:

@@ -1,0 +1,129 @@
+"""Figures for Prometheus, counted in the database when they are asked for.
+
+No process keeps a counter of its own, so every web process tells the same. No patient data: labels
+are names of destinations, states and processes only.
+"""
+
+import shutil
+from collections.abc import Iterator
+
+from django.conf import settings
+from django.db.models import Count, Min, Sum
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.models import (
+    OPEN_STATES,
+    Decision,
+    DecisionOutcome,
+    Destination,
+    Heartbeat,
+    HourCount,
+    Instance,
+    ItemState,
+    JobItem,
+    RoutingMark,
+)
+from router.services import clock
+from router.version import VERSION
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+UNFINISHED = (*OPEN_STATES, ItemState.PARKED, ItemState.HELD)
+
+
+def render() -> bytes:
+    """Return all figures in the text format of Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(_Ledger())
+    return generate_latest(registry)
+
+
+class _Ledger(Collector):
+    """Counts the ledger on each scrape."""
+
+    def describe(self) -> list[Metric]:
+        """Promise nothing beforehand, so that registering asks the database nothing."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        yield from _items()
+        yield _oldest()
+        yield from _totals()
+        yield from _waiting()
+        yield from _machine()
+
+
+def _items() -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "router_items", "Unfinished items.", labels=["destination", "state"]
+    )
+    groups = JobItem.objects.filter(state__in=UNFINISHED).values("destination_id", "state")
+    counts = {
+        (row["destination_id"], row["state"]): row["count"]
+        for row in groups.annotate(count=Count("pk")).order_by()
+    }
+    for destination in Destination.objects.present():
+        for state in UNFINISHED:
+            family.add_metric(
+                [destination.name, state], counts.get((destination.pk, state.value), 0)
+            )
+    yield family
+
+
+def _oldest() -> Metric:
+    family = GaugeMetricFamily(
+        "router_oldest_undelivered_seconds",
+        "Age of the oldest item that waits to be sent.",
+        labels=["destination"],
+    )
+    groups = JobItem.objects.filter(state__in=OPEN_STATES).values("destination_id")
+    oldest = {
+        row["destination_id"]: row["oldest"]
+        for row in groups.annotate(oldest=Min("created_at")).order_by()
+    }
+    now = clock.now()
+    for destination in Destination.objects.present():
+        since = oldest.get(destination.pk)
+        age = (now - since).total_seconds() if since else 0.0
+        family.add_metric([destination.name], max(age, 0.0))
+    return family
+
+
+def _totals() -> Iterator[Metric]:
+    objects = CounterMetricFamily("router_objects", "Objects counted.", labels=["kind"])
+    sizes = CounterMetricFamily("router_object_bytes", "Bytes counted.", labels=["kind"])
+    groups = HourCount.objects.values("kind").annotate(
+        number=Sum("objects_count"), total=Sum("bytes")
+    )
+    for row in groups.order_by("kind"):
+        objects.add_metric([row["kind"]], row["number"])
+        sizes.add_metric([row["kind"]], row["total"])
+    yield objects
+    yield sizes
+
+
+def _waiting() -> Iterator[Metric]:
+    undecided = RoutingMark.objects.undecided().count()
+    yield GaugeMetricFamily("router_undecided_marks", "Objects not routed yet.", undecided)
+    quarantined = Instance.objects.quarantined().count()
+    yield GaugeMetricFamily("router_quarantined_objects", "Objects in quarantine.", quarantined)
+    held = Decision.objects.filter(outcome=DecisionOutcome.HELD)
+    unmatched = RoutingMark.objects.filter(decision__in=held).count()
+    yield GaugeMetricFamily("router_unmatched_objects", "Held: no rule took them.", unmatched)
+
+
+def _machine() -> Iterator[Metric]:
+    free = shutil.disk_usage(settings.DATA_DIR).free
+    yield GaugeMetricFamily("router_disk_free_bytes", "Free bytes of the data volume.", free)
+    beats = GaugeMetricFamily(
+        "router_heartbeat_age_seconds", "Since a process's last sign.", labels=["role", "process"]
+    )
+    now = clock.now()
+    for beat in Heartbeat.objects.order_by("name"):
+        beats.add_metric([beat.role, beat.name], max((now - beat.at).total_seconds(), 0.0))
+    yield beats
+    build = GaugeMetricFamily("router_build", "What runs.", labels=["version"])
+    build.add_metric([VERSION], 1)
+    yield build
