@@ -68,6 +68,7 @@ def test_what_is_no_dicom_is_refused(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
     try:
-        assert part10.read_meta(io.BytesIO(data)).offset <= len(data)
-    except DicomError as error:
-        assert str(error)
+        offset = part10.read_meta(io.BytesIO(data)).offset
+    except DicomError:
+        return
+    assert offset <= len(data)

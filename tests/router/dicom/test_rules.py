@@ -1,6 +1,7 @@
-"""The rule language: each operator, what counts as missing, explanations, and an oracle for the rest."""
+"""The rule language: operators, what counts as missing, explanations, and an oracle."""
 
 import json
+from collections.abc import Mapping
 from datetime import date
 
 import pytest
@@ -200,7 +201,7 @@ def test_two_rules_of_one_name_are_refused() -> None:
         compile_rules([RuleSpec("a"), RuleSpec("a")])
 
 
-# an oracle written apart: fields are facts, so that a leaf's truth is a plain comparison -----------
+# An oracle written apart: fields are facts, so that a leaf's truth is a plain comparison.
 
 NAMES = ("calling_ae", "called_ae", "source", "remote_host")
 LEAVES = st.builds(
@@ -223,11 +224,11 @@ def oracle(tree: dict[str, object], world: dict[str, str]) -> bool:
         return world[str(tree["field"])] == tree["value"]
     if "not" in tree:
         return not oracle(tree["not"], world)  # type: ignore[arg-type]
-    results = [oracle(node, world) for node in tree.get("all") or tree.get("any")]  # type: ignore[union-attr, attr-defined]
+    results = [oracle(node, world) for node in tree.get("all") or tree.get("any")]  # type: ignore[attr-defined]
     return all(results) if "all" in tree else any(results)
 
 
-def decide(tree: dict[str, object], world: dict[str, str]) -> Outcome:
+def decide(tree: Mapping[str, object], world: dict[str, str]) -> Outcome:
     return ask(tree, Facts(SAMPLE, **world))
 
 
@@ -251,7 +252,7 @@ def test_named_conditions_carry_the_decision(
 def test_flipping_the_named_condition_flips_a_rule_that_lacks_only_it(
     wanted: list[str], world: dict[str, str]
 ) -> None:
-    """D1: set one field wrong, the outcome names that very field, putting it right flips the rule."""
+    """D1: with one field wrong the outcome names it, and putting it right flips the rule."""
     tree = {"all": [leaf(name, "equals", value) for name, value in zip(NAMES, wanted, strict=True)]}
     right = dict(zip(NAMES, wanted, strict=True))
     for name in NAMES:
