@@ -72,7 +72,7 @@ def _check_path(literal: str) -> None:
 
 
 def clean(value: str) -> str:
-    """One value as part of a name: [A-Za-z0-9._-] only, no leading dots, 64 at most, never empty."""
+    """One value in a name: [A-Za-z0-9._-] only, no leading dots, 64 at most, never empty."""
     return _UNSAFE.sub("_", value).lstrip(".")[:_MAX_VALUE] or "UNKNOWN"
 
 
