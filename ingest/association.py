@@ -61,6 +61,13 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom carrie
         self._wake = threading.Event()
         self._drain_until = 0.0
 
+    def run_reactor(self) -> None:
+        """The layer's thread. Its end wakes an association that waits for a request in vain."""
+        try:
+            super().run_reactor()
+        finally:
+            self.to_user_queue.put(None)
+
     def borrow(self) -> bool:
         """Wait until the socket is lent; False when the association ended before."""
         while not self._lent.wait(0.05):

@@ -219,6 +219,8 @@ class Incoming:
 
     def _judge(self, file: SpoolFile) -> Answer | None:
         """Why the whole object cannot be taken, None when it can."""
+        if not self._size:
+            return Answer(Status.CANNOT_UNDERSTAND, "Data set is missing or empty")
         try:
             structure = file.examine()
         except TruncatedDataSet as error:

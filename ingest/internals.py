@@ -13,7 +13,13 @@ from pynetdicom.service_class import StorageServiceClass
 # Methods that we override or call.
 METHODS: dict[type, tuple[str, ...]] = {
     Association: ("_run_reactor", "_serve_request", "run_reactor", "set_socket"),
-    DULServiceProvider: ("_is_transport_event", "_read_pdu_data", "_decode_pdu", "send_pdu"),
+    DULServiceProvider: (
+        "_decode_pdu",
+        "_is_transport_event",
+        "_read_pdu_data",
+        "run_reactor",
+        "send_pdu",
+    ),
     ACSE: ("_negotiate_as_acceptor", "send_accept", "send_reject"),
     transport.AssociationServer: ("service_actions", "server_bind", "server_close", "get_request"),
     transport.RequestHandler: ("_create_association", "handle", "local", "remote"),
@@ -32,6 +38,6 @@ ATTRIBUTES: dict[type, tuple[str, ...]] = {
         "is_aborted",
         "is_released",
     ),
-    DULServiceProvider: ("_recv_pdu", "_idle_timer", "event_queue", "state_machine", "socket"),
+    DULServiceProvider: ("_recv_pdu", "_idle_timer", "event_queue", "state_machine", "socket", "to_user_queue"),
     transport.AssociationServer: ("_handlers", "contexts", "ae_title"),
 }

@@ -198,11 +198,10 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # as above
 
     def forget(self, assoc: InboundAssociation) -> None:
         with self._changed:
-            if assoc not in self._associations:
-                return
-            self._associations.discard(assoc)
-            self._changed.notify_all()
-        self.receiver.connections.release(assoc.slot)
+            if assoc in self._associations:
+                self.receiver.connections.release(assoc.slot)
+                self._associations.discard(assoc)
+                self._changed.notify_all()
 
     @property
     def associations(self) -> tuple[InboundAssociation, ...]:

@@ -80,7 +80,7 @@ def make_object(
 ) -> RawObject:
     """A small well-formed CT object in Explicit VR Little Endian."""
     uid = uid or f"1.2.826.0.1.3680043.10.1.{number}"
-    rows = 32
+    rows = 32 if pixels < 1 << 20 else 1024
     elements = [
         _element("0008 0016", b"UI", sop_class.encode()),
         _element("0008 0018", b"UI", uid.encode()),
