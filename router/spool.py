@@ -379,11 +379,6 @@ class Spool:
         me = self._owners.me()
         return [inbox for inbox in self.inboxes() if inbox.owner == me]
 
-    def mine(self) -> list[Inbox]:
-        """The inboxes of this process."""
-        me = self._owners.me()
-        return [inbox for inbox in self.inboxes() if inbox.owner == me]
-
     def abandoned(self) -> list[Inbox]:
         """The inboxes whose owning process is dead. Adopt one before touching it."""
         alive: dict[Owner, bool] = {self._owners.me(): True}

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings
@@ -123,12 +123,12 @@ def _copy_verified(path: Path, target: Path) -> None:
         os.fsync(copy.fileno())
         source.seek(0)
         copy.seek(0)
-        if _digest(source) != _digest(copy):
+        if _digest(source) != _digest(cast("BinaryIO", copy)):
             raise StorageMismatch(f"{target.name}: the copy differs from the spooled object")
     part.rename(target)
 
 
-def _digest(file: IO[bytes]) -> str:
+def _digest(file: BinaryIO) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 

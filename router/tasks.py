@@ -9,7 +9,7 @@ import time
 from django.db import OperationalError, close_old_connections
 
 from router import doorbell, stopping
-from router.services import clock, delivery, heartbeats, routing
+from router.services import clock, delivery, heartbeats, lanes, routing
 
 log = logging.getLogger(__name__)
 
@@ -67,5 +67,5 @@ def _sweep() -> None:
         doorbell.ring("route")
     if routing.timers_due():
         doorbell.ring("fire_timers")
-    for destination_id in delivery.due_destinations():
+    for destination_id in lanes.due_destinations():
         doorbell.ring("deliver", destination_id, 0)

@@ -105,7 +105,7 @@ def _override(key: object, value: object) -> tuple[str, str]:
             f'{key!r} is no status; write four hexadecimal digits in quotes, like "B007", '
             'or a class like "A7xx".'
         )
-    if value not in STATUS_OUTCOMES:
+    if not isinstance(value, str) or value not in STATUS_OUTCOMES:
         names = ", ".join(sorted(STATUS_OUTCOMES))
         raise ValidationError(f"{value!r} is no outcome of a status; one of {names} is expected.")
-    return key.upper().replace("X", "x"), str(Outcome(str(value)))
+    return key.upper().replace("X", "x"), str(Outcome(value))

@@ -95,6 +95,7 @@ class Wire:
         Raises:
             Aborted, Released, Lost: the peer ended the association.
         """
+        self._heed_farewell()
         self._wait_writable(0)
 
     def _push(self, buffers: list[memoryview]) -> int:
@@ -113,8 +114,11 @@ class Wire:
         for _fd, event in poll.poll(seconds * 1000):
             if event & (select.POLLIN | select.POLLHUP | select.POLLERR):
                 self._take(4096)
-                if self._taken and self._taken[0] in (RELEASE_RQ, ABORT):
-                    raise self._last_words(_silence(reset=False))
+        self._heed_farewell()
+
+    def _heed_farewell(self) -> None:
+        if self._taken and self._taken[0] in (RELEASE_RQ, ABORT):
+            raise self._last_words(_silence(reset=False))
 
     def read_pdu(self, *, timeout: float, most: int, otherwise: str) -> Pdu:
         """Return the next PDU.

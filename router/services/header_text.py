@@ -2,8 +2,9 @@
 
 import unicodedata
 from collections.abc import Mapping
+from typing import cast
 
-from django.db.models import Model
+from django.db.models import CharField, Model
 
 from router.dicom.header import Header
 
@@ -34,7 +35,7 @@ def columns(header: Header, keywords: Mapping[str, str], model: type[Model]) -> 
     """Return ``{column: text}`` for the keywords, each cut to its column's length."""
     texts = {}
     for column, keyword in keywords.items():
-        limit = model._meta.get_field(column).max_length
+        limit = cast("CharField[str, str]", model._meta.get_field(column)).max_length
         texts[column] = header.text(keyword).replace("\x00", "")[:limit]
     return texts
 

@@ -223,7 +223,7 @@ def _conflict(entry: Entry, known: list[Known], batch: Batch) -> tuple[ReceiptOu
     current = next(one.instance for one in known if one.instance.state == InstanceState.CURRENT)
     study = batch.studies[entry.place.study_uid]
     place = "" if current.study_id == study.pk else " in another study"
-    if entry.spooled.association.duplicates == DuplicatePolicy.VERSIONS:
+    if entry.spooled.association.duplicates == DuplicatePolicy.VERSIONS.value:
         return ReceiptOutcome.VERSION, f"Other bytes under a known SOP Instance UID{place}."
     return (
         ReceiptOutcome.QUARANTINED,

@@ -5,40 +5,24 @@ and answers the marks by a conditional UPDATE. Two routers that took the same ma
 commit. "No match" is a decision too: nothing is ever silently not routed.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from router import doorbell
-from router.dicom.errors import DicomError
-from router.dicom.header import Header
-from router.dicom.rules import Facts, Match, RuleSet, RuleSpec, compile_rules, match
+from router.dicom.rules import RuleSpec
 from router.models import (
-    Association,
-    Cause,
-    ConfigRevision,
-    Decision,
-    DecisionOutcome,
     DecisionPhase,
-    Destination,
     Instance,
-    Job,
-    JobItem,
     QuietTimer,
-    RoutingDefaults,
     RoutingMark,
-    Rule,
     TimerItem,
     Trigger,
-    Unmatched,
 )
-from router.services import archive, clock
+from router.services import clock, decisions
 
 log = logging.getLogger(__name__)
 
@@ -47,68 +31,6 @@ BATCH = 500
 
 class Overtaken(Exception):
     """Another router answered these marks, or this timer, first; nothing was written."""
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """The rules in force with their revision."""
-
-    revision: int | None
-    rules: RuleSet
-    specs: dict[str, RuleSpec]
-    unmatched: str
-    quiet_cap: timedelta
-
-
-@dataclass
-class Group:
-    """Instances of one study for which every rule had the same outcome for the same reason."""
-
-    explanation: list[dict[str, Any]]  # Any: dicom.rules.Outcome.as_dict
-    chosen: tuple[RuleSpec, ...]
-    problem: str = ""
-    instances: list[Instance] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
-
-
-_cached: Configuration | None = None
-
-
-def configuration() -> Configuration:
-    """Return the rules in force; compiled anew only when the revision has changed."""
-    global _cached
-    revision = ConfigRevision.objects.order_by("-number").values_list("number", flat=True).first()
-    if _cached is None or _cached.revision is None or _cached.revision != revision:
-        _cached = _load(revision)
-    return _cached
-
-
-def _load(revision: int | None) -> Configuration:
-    defaults = RoutingDefaults.objects.first() or RoutingDefaults()
-    specs = [_spec(rule, defaults) for rule in Rule.objects.order_by("priority", "name")]
-    return Configuration(
-        revision=revision,
-        rules=compile_rules(specs),
-        specs={spec.name: spec for spec in specs},
-        unmatched=defaults.unmatched,
-        quiet_cap=timedelta(seconds=defaults.quiet_cap_seconds),
-    )
-
-
-def _spec(rule: Rule, defaults: RoutingDefaults) -> RuleSpec:
-    quiet = rule.quiet_seconds if rule.quiet_seconds is not None else defaults.quiet_seconds
-    return RuleSpec(
-        name=rule.name,
-        priority=rule.priority,
-        state=rule.state,  # type: ignore[arg-type] # the database constrains it
-        when=rule.when,
-        on=rule.trigger,  # type: ignore[arg-type]
-        quiet_seconds=quiet,
-        send=tuple(rule.send),
-        transform=rule.transform or None,
-        stop=rule.stop,
-        enabled=rule.enabled,
-    )
 
 
 def route_batch(limit: int = BATCH) -> int:
@@ -124,8 +46,8 @@ def route_batch(limit: int = BATCH) -> int:
         marks = list(_take(limit))
     if not marks:
         return 0
-    config = configuration()
-    groups = _groups(((m.instance, m.association, m.pk) for m in marks), config)
+    config = decisions.configuration()
+    groups = decisions.group_up(((m.instance, m.association, m.pk) for m in marks), config)
     with transaction.atomic():
         for group in groups:
             _write_arrival(group, config)
@@ -140,54 +62,10 @@ def _take(limit: int) -> QuerySet[RoutingMark]:
     return marks[:limit]
 
 
-def facts_of(header: Header, association: Association) -> Facts:
-    """Return what the rules may look at: the header and the facts of its association."""
-    return Facts(
-        header=header,
-        calling_ae=association.calling_ae,
-        called_ae=association.called_ae,
-        source=association.source,
-        remote_host=association.remote_host,
-        origin=association.origin,
-    )
-
-
-def explain(instance: Instance, association: Association, config: Configuration) -> Match:
-    """Match one stored instance.
-
-    Raises:
-        DicomError, OSError: its header cannot be read.
-    """
-    return match(config.rules, facts_of(archive.header_of(instance), association))
-
-
-def _groups(
-    arrivals: Iterable[tuple[Instance, Association, int]], config: Configuration
-) -> list[Group]:
-    """Match each instance; put those of one study with one explanation together."""
-    groups: dict[tuple[int, str], Group] = {}
-    for instance, association, mark in arrivals:
-        group = _match_one(instance, association, config)
-        key = (instance.study_id, json.dumps(group.explanation) + group.problem)
-        group = groups.setdefault(key, group)
-        group.instances.append(instance)
-        group.marks.append(mark)
-    return list(groups.values())
-
-
-def _match_one(instance: Instance, association: Association, config: Configuration) -> Group:
-    try:
-        found = explain(instance, association, config)
-    except (DicomError, OSError) as error:
-        log.exception("route.unreadable", extra={"instance": instance.pk})
-        return Group([], (), problem=f"The object could not be read: {type(error).__name__}.")
-    return Group([outcome.as_dict() for outcome in found.outcomes], tuple(found.chosen))
-
-
-def _write_arrival(group: Group, config: Configuration) -> None:
-    at_once = [spec for spec in group.chosen if spec.on == Trigger.INSTANCE]
-    later = [spec for spec in group.chosen if spec.on != Trigger.INSTANCE]
-    decision = _decide(
+def _write_arrival(group: decisions.Group, config: decisions.Configuration) -> None:
+    at_once = [spec for spec in group.chosen if spec.on == Trigger.INSTANCE.value]
+    later = [spec for spec in group.chosen if spec.on != Trigger.INSTANCE.value]
+    decision = decisions.decide(
         group, config, phase=DecisionPhase.ARRIVAL, acting=at_once, waits=bool(later)
     )
     answered = RoutingMark.objects.filter(pk__in=group.marks, decision=None)
@@ -196,99 +74,6 @@ def _write_arrival(group: Group, config: Configuration) -> None:
     _push_back(group.instances)
     for spec in later:
         _wait(spec, group.instances, config)
-
-
-def _decide(
-    group: Group,
-    config: Configuration,
-    *,
-    phase: DecisionPhase,
-    acting: Sequence[RuleSpec],
-    waits: bool = False,
-) -> Decision:
-    """Write the decision of a group, and the items of the rules that act now."""
-    chosen: dict[str, str] = {}
-    for spec in acting:
-        for name in spec.send:
-            chosen.setdefault(name, spec.name)
-    decision = Decision.objects.create(
-        study_id=group.instances[0].study_id,
-        revision_id=config.revision,
-        phase=phase,
-        outcome=_outcome(config, routed=bool(chosen), waits=waits, problem=group.problem),
-        explanation=group.explanation,
-        destinations=chosen,
-        problem=group.problem,
-        instances_count=len(group.instances),
-        chosen_count=len(group.instances) * len(chosen),
-        created_at=clock.now(),
-    )
-    by_rule = {spec.name: spec for spec in acting}
-    rows = Destination.objects.in_bulk(list(chosen), field_name="name") if chosen else {}
-    joined = sum(
-        _choose(decision, rows[name], by_rule[rule], group.instances)
-        for name, rule in chosen.items()
-    )
-    if joined:
-        Decision.objects.filter(pk=decision.pk).update(joined_count=joined)
-    return decision
-
-
-def _outcome(config: Configuration, *, routed: bool, waits: bool, problem: str) -> DecisionOutcome:
-    if routed:
-        return DecisionOutcome.ROUTED
-    if waits:
-        return DecisionOutcome.WAITING
-    if config.unmatched == Unmatched.HOLD or problem:
-        return DecisionOutcome.HELD
-    return DecisionOutcome.ARCHIVED
-
-
-def _choose(
-    decision: Decision, destination: Destination, spec: RuleSpec, instances: Sequence[Instance]
-) -> int:
-    """Make the items of one rule for one destination.
-
-    Returns:
-        How many instances had an item for this destination already; they join that one.
-    """
-    now = clock.now()
-    key = f"rule:{spec.name}:{decision.study_id}:{destination.pk}"
-    job, _is_new = Job.objects.get_or_create(
-        key=key,
-        defaults={
-            "study_id": decision.study_id,
-            "destination": destination,
-            "cause": Cause.RULE,
-            "rule": spec.name,
-            "created_at": now,
-        },
-    )
-    transform = spec.transform or ""
-    chosen_before = JobItem.objects.filter(
-        destination=destination, instance__in=instances, transform=transform, cause=Cause.RULE
-    )
-    taken = set(chosen_before.values_list("instance_id", flat=True))
-    JobItem.objects.bulk_create(
-        [
-            JobItem(
-                job=job,
-                destination=destination,
-                instance=instance,
-                decision=decision,
-                cause=Cause.RULE,
-                transform=transform,
-                endpoint=destination.endpoint,
-                size=instance.size,
-                created_at=now,
-            )
-            for instance in instances
-            if instance.pk not in taken
-        ],
-        batch_size=500,
-    )
-    doorbell.ring("deliver", destination.pk, 0)
-    return len(taken)
 
 
 # --- quiet timers --------------------------------------------------------------------------------
@@ -303,11 +88,11 @@ def _push_back(instances: Sequence[Instance]) -> None:
             QuietTimer.objects.filter(pk=timer.pk, fired_at=None).update(due_at=due)
 
 
-def _wait(spec: RuleSpec, instances: Sequence[Instance], config: Configuration) -> None:
+def _wait(spec: RuleSpec, instances: Sequence[Instance], config: decisions.Configuration) -> None:
     """Have instances wait for the timer of a rule, one a study or one a series."""
     groups: dict[int | None, list[Instance]] = {}
     for instance in instances:
-        key = instance.series_id if spec.on == Trigger.SERIES else None
+        key = instance.series_id if spec.on == Trigger.SERIES.value else None
         groups.setdefault(key, []).append(instance)
     for series_id, members in groups.items():
         timer = _timer(spec, members[0].study_id, series_id, config)
@@ -318,7 +103,7 @@ def _wait(spec: RuleSpec, instances: Sequence[Instance], config: Configuration) 
 
 
 def _timer(
-    spec: RuleSpec, study_id: int, series_id: int | None, config: Configuration
+    spec: RuleSpec, study_id: int, series_id: int | None, config: decisions.Configuration
 ) -> QuietTimer:
     now = clock.now()
     quiet = timedelta(seconds=spec.quiet_seconds)
@@ -353,11 +138,11 @@ def fire_timers(limit: int = 20) -> int:
 def _fire(timer: QuietTimer, now: datetime) -> bool:
     if RoutingMark.objects.undecided().filter(instance__study_id=timer.study_id).exists():
         return False  # what has arrived and is not yet routed will push the timer back
-    config = configuration()
+    config = decisions.configuration()
     ids = list(timer.items.order_by("instance_id").values_list("instance_id", flat=True))
     marks = RoutingMark.objects.filter(instance_id__in=ids).order_by("instance_id")
     marks = marks.select_related("instance__study", "instance__series", "association")
-    groups = _groups(((m.instance, m.association, m.pk) for m in marks), config)
+    groups = decisions.group_up(((m.instance, m.association, m.pk) for m in marks), config)
     try:
         with transaction.atomic():
             _write_fired(timer, ids, groups, config, now=now)
@@ -369,8 +154,8 @@ def _fire(timer: QuietTimer, now: datetime) -> bool:
 def _write_fired(
     timer: QuietTimer,
     ids: list[int],
-    groups: list[Group],
-    config: Configuration,
+    groups: list[decisions.Group],
+    config: decisions.Configuration,
     *,
     now: datetime,
 ) -> None:
@@ -381,7 +166,7 @@ def _write_fired(
         raise Overtaken  # an instance joined meanwhile; the next look takes it along
     for group in groups:
         acting = [spec for spec in group.chosen if spec.name == timer.rule]
-        _decide(group, config, phase=DecisionPhase.QUIET, acting=acting)
+        decisions.decide(group, config, phase=DecisionPhase.QUIET, acting=acting)
     timer.items.all().delete()
 
 

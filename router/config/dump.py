@@ -1,0 +1,112 @@
+"""A configuration as plain data and as YAML: canonical, only what is not a default, no secrets.
+
+Secrets are never part of a configuration; it names the variable that holds one.
+"""
+
+import hashlib
+import json
+
+import yaml
+
+from router.config import settings
+from router.config.conditions import in_order
+from router.config.document import Defaults, Destination, Document, Role, Rule, Source
+from router.config.tree import Data
+from router.destinations.fields import duration_text
+
+_WIDTH = 100
+
+
+def to_data(document: Document) -> dict[str, Data]:
+    """Return the form of the file as plain data."""
+    data: dict[str, Data] = {"version": 1}
+    lists: dict[str, list[Data]] = {
+        "sources": [_source(one) for one in document.sources],
+        "destinations": [_destination(one) for one in document.destinations],
+        "rules": [_rule(one) for one in document.rules],
+        "roles": [_role(one) for one in document.roles],
+    }
+    if defaults := _defaults(document.defaults):
+        data["defaults"] = defaults
+    return data | {key: entries for key, entries in lists.items() if entries}
+
+
+def to_yaml(document: Document) -> str:
+    """Return the file."""
+    text: str = yaml.safe_dump(
+        to_data(document),
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=_WIDTH,
+    )
+    return text
+
+
+def digest(data: Data) -> str:
+    """Return the SHA-256 of plain data as canonical JSON, in hexadecimal."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _defaults(one: Defaults) -> dict[str, Data]:
+    usual = Defaults()
+    return _without(
+        {
+            "unmatched": (one.unmatched, usual.unmatched),
+            "quiet": (duration_text(one.quiet), duration_text(usual.quiet)),
+            "quiet_cap": (duration_text(one.quiet_cap), duration_text(usual.quiet_cap)),
+        }
+    )
+
+
+def _source(one: Source) -> dict[str, Data]:
+    usual = Source(one.name, one.ae_title)
+    return {"name": one.name} | _without(
+        {
+            "enabled": (one.enabled, True),
+            "ae_title": (one.ae_title, None),
+            "hosts": (list(one.hosts), list(usual.hosts)),
+            "services": (list(one.services), list(usual.services)),
+            "duplicates": (one.duplicates, usual.duplicates),
+        }
+    )
+
+
+def _destination(one: Destination) -> dict[str, Data]:
+    own = {"name": one.name, "kind": one.kind} | _without({"enabled": (one.enabled, True)})
+    return own | settings.shortest(one.kind, one.settings)  # type: ignore[return-value]  # JSON
+
+
+def _rule(one: Rule) -> dict[str, Data]:
+    usual = Rule(one.name, ())
+    quiet = None if one.quiet is None else duration_text(one.quiet)
+    return {"name": one.name} | _without(
+        {
+            "enabled": (one.enabled, True),
+            "priority": (one.priority, usual.priority),
+            "state": (one.state, None),
+            "when": (in_order(one.when), None),
+            "on": (one.on, usual.on),
+            "quiet": (quiet, None),
+            "send": (list(one.send), None),
+            "transform": (one.transform, ""),
+            "stop": (one.stop, False),
+        }
+    )
+
+
+def _role(one: Role) -> dict[str, Data]:
+    limit: dict[str, Data] = {key: list(values) for key, values in one.limit.items()}
+    return {"name": one.name} | _without(
+        {
+            "enabled": (one.enabled, True),
+            "permissions": (list(one.permissions), None),
+            "limit": (limit, {}),
+        }
+    )
+
+
+def _without(pairs: dict[str, tuple[Data, Data]]) -> dict[str, Data]:
+    """Return the values that differ from their defaults."""
+    return {key: value for key, (value, usual) in pairs.items() if value != usual}

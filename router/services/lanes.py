@@ -1,0 +1,90 @@
+"""The lane of a destination: may it run, how many at once, and what a failure does to it."""
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from django.conf import settings
+
+from router.destinations.base import Result
+from router.destinations.fields import seconds
+from router.models import Destination, ItemState, JobItem, Lane, LaneState
+from router.services import clock
+
+log = logging.getLogger(__name__)
+
+
+def retry_delay(tries: int, delays: Sequence[int]) -> timedelta:
+    """Return the pause after ``tries`` failures: the table, its last entry for ever, ±10 %."""
+    pause = delays[min(max(tries, 1), len(delays)) - 1]
+    return timedelta(seconds=pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, no secret
+
+
+def delays(destination: Destination) -> Sequence[int]:
+    """Return the destination's retry table, in seconds."""
+    assert destination.version is not None  # noqa: S101 - drain() has checked
+    return [seconds(text) for text in destination.version.settings["retry"]]
+
+
+def slots(destination: Destination) -> int:
+    """Return how many associations may run at once: its own limit, half of the workers at most."""
+    assert destination.version is not None  # noqa: S101 - callers have checked
+    wanted = destination.version.settings.get("associations", 1)
+    return max(1, min(int(wanted), settings.WORKERS // 2))
+
+
+def may_run(destination: Destination) -> bool:
+    """Tell whether the lane takes work now: open, or due for a probe after a failure."""
+    lane = Lane.objects.filter(destination=destination).first()
+    if lane is None or lane.state == LaneState.OPEN:
+        return True
+    return (
+        lane.state == LaneState.BACKOFF
+        and lane.resume_at is not None
+        and lane.resume_at <= clock.now()
+    )
+
+
+def update(destination: Destination, results: Sequence[Result], *, delivered: bool) -> None:
+    """Back off or stop the lane of a destination that failed as a whole; open it on success."""
+    lane = Lane.objects.filter(destination=destination)
+    failed = next((result for result in results if result.lane is not None), None)
+    now = clock.now()
+    if failed is not None:
+        _fail_lane(destination, failed, now)
+    elif delivered:
+        recovered = lane.exclude(failures=0, state=LaneState.OPEN)
+        recovered = recovered.filter(state__in=[LaneState.OPEN, LaneState.BACKOFF])
+        if recovered.update(state=LaneState.OPEN, failures=0, resume_at=None, reason=""):
+            _wake_waiting(destination, now)
+        assert destination.version is not None  # noqa: S101 - drain() has checked
+        lane.update(last_success_at=now, verified_endpoint=destination.version.endpoint)
+
+
+def _fail_lane(destination: Destination, failed: Result, now: datetime) -> None:
+    lane = Lane.objects.filter(destination=destination)
+    change: dict[str, object] = {"reason": failed.detail[:500], "last_failure_at": now}
+    if failed.lane == "configuration":
+        change |= {"state": LaneState.STOPPED, "resume_at": None}
+    else:
+        failures = destination.lane.failures + 1
+        resume = now + retry_delay(failures, delays(destination))
+        change |= {"state": LaneState.BACKOFF, "failures": failures, "resume_at": resume}
+    if lane.exclude(state__in=[LaneState.PAUSED, LaneState.STOPPED]).update(**change):
+        log.warning("lane.failed", extra={"destination": destination.name, "detail": failed.detail})
+
+
+def _wake_waiting(destination: Destination, now: datetime) -> None:
+    """After the first good answer everything that waits for this destination is due at once."""
+    waiting = JobItem.objects.filter(destination=destination, state=ItemState.WAITING)
+    waiting.filter(due_at__gt=now).update(due_at=now)
+
+
+def due_destinations() -> Iterator[int]:
+    """Yield the destinations that have due items and a lane that may run."""
+    now = clock.now()
+    for destination in Destination.objects.active().select_related("lane"):
+        items = JobItem.objects.filter(destination=destination).due(now)
+        if items.exists() and may_run(destination):
+            yield destination.pk

@@ -1,0 +1,184 @@
+"""Write what became of items: delivered, tried again or parked, where the lease is ours."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Case, CharField, F, Value, When
+
+from router.destinations.base import Result
+from router.destinations.outcomes import Outcome
+from router.models import (
+    Attempt,
+    AttemptOutcome,
+    CounterKind,
+    Destination,
+    ItemState,
+    JobItem,
+    LaneSlot,
+    ProofGrade,
+)
+from router.services import clock, lanes
+from router.services.counters import Tally
+
+LEASE = timedelta(seconds=30)
+RENEW_SECONDS = 5.0
+FEW_TRIES = 3
+
+_ATTEMPTS = {
+    Outcome.DELIVERED: AttemptOutcome.SUCCESS,
+    Outcome.WARNING: AttemptOutcome.WARNING,
+    Outcome.DATA_ERROR: AttemptOutcome.REFUSED,
+    Outcome.FEW_TRIES: AttemptOutcome.REFUSED,
+    Outcome.CONFIGURATION: AttemptOutcome.REFUSED,
+    Outcome.UNKNOWN: AttemptOutcome.UNKNOWN,
+    Outcome.NOT_SENT: AttemptOutcome.NOT_SENT,
+}
+_DONE = {
+    Outcome.DELIVERED: ItemState.DELIVERED,
+    Outcome.WARNING: ItemState.DELIVERED_WITH_WARNING,
+}
+
+
+class LeaseLost(Exception):
+    """Our lease ran out and somebody else may be sending; sending must end at once."""
+
+
+@dataclass
+class Claim:
+    """The items one drain holds, with their open attempts."""
+
+    owner: str
+    slot: LaneSlot
+    destination: Destination
+    items: dict[int, JobItem]
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    renewed: float = field(default_factory=time.monotonic)
+
+    def progress(self, _moved: int) -> None:
+        """Renew the lease as bytes move. Raises LeaseLost when it is not ours any more."""
+        if time.monotonic() - self.renewed < RENEW_SECONDS:
+            return
+        self.renewed = time.monotonic()
+        until = clock.now() + LEASE
+        mine = JobItem.objects.filter(pk__in=self.items).leased_by(self.owner)
+        held = LaneSlot.objects.filter(pk=self.slot.pk, owner=self.slot.owner)
+        if not mine.update(lease_until=until) or not held.update(lease_until=until):
+            raise LeaseLost(self.destination.name)
+
+
+@transaction.atomic
+def finish(claim: Claim, results: Sequence[Result]) -> int:
+    """Write a group of results, where the lease is still ours.
+
+    Returns:
+        How many items changed; the rest had been taken from us.
+    """
+    done = [result for result in results if result.outcome in _DONE]
+    failed = [result for result in results if result.outcome not in _DONE]
+    count = _finish_delivered(claim, done)
+    count += sum(_finish_failed(claim, result) for result in failed)
+    _end_attempts(claim, results)
+    lanes.update(claim.destination, results, delivered=bool(done))
+    return count
+
+
+def _finish_delivered(claim: Claim, results: Sequence[Result]) -> int:
+    now, count, tally = clock.now(), 0, Tally()
+    for outcome, state in _DONE.items():
+        group = [result for result in results if result.outcome == outcome]
+        if not group:
+            continue
+        mine = JobItem.objects.filter(pk__in=[r.item_id for r in group]).leased_by(claim.owner)
+        ids = set(mine.values_list("pk", flat=True))
+        for result in group:
+            if result.item_id in ids:
+                _count(tally, claim, result, CounterKind.DELIVERED, now)
+        count += mine.update(
+            state=state,
+            proof=ProofGrade.ACCEPTED,
+            finished_at=now,
+            owner="",
+            lease_until=None,
+            due_at=None,
+            status=group[0].status,
+            reason=_by_item(group, lambda r: " ".join(r.warnings) or _remark(r)),
+            egress_sha256=_by_item(group, lambda r: r.egress_sha256 or ""),
+        )
+    tally.write()
+    return count
+
+
+def _remark(result: Result) -> str:
+    return result.detail if result.outcome == Outcome.WARNING else ""
+
+
+def _by_item(results: Sequence[Result], text: Callable[[Result], str]) -> Case:
+    whens = [When(pk=result.item_id, then=Value(text(result)[:500])) for result in results]
+    return Case(*whens, default=Value(""), output_field=CharField())
+
+
+def _count(tally: Tally, claim: Claim, result: Result, kind: CounterKind, now: datetime) -> None:
+    item = claim.items[result.item_id]
+    tally.add(
+        now,
+        kind,
+        size=item.size,
+        modality=item.instance.series.modality,
+        source=item.instance.study.source,
+        destination=claim.destination.name,
+    )
+
+
+def _finish_failed(claim: Claim, result: Result) -> int:
+    item = claim.items[result.item_id]
+    now, tally = clock.now(), Tally()
+    change: dict[str, object] = {
+        "owner": "",
+        "lease_until": None,
+        "status": result.status,
+        "reason": result.detail[:500],
+    }
+    if result.outcome == Outcome.NOT_SENT:
+        change |= {"state": ItemState.PENDING, "reason": item.reason, "status": item.status}
+    elif _parks(item, result):
+        change |= {"state": ItemState.PARKED, "tries": F("tries") + 1, "due_at": None}
+        _count(tally, claim, result, CounterKind.PARKED, now)
+    elif result.lane == "configuration":
+        change |= {"state": ItemState.PENDING, "tries": F("tries") + 1}
+    else:
+        delay = lanes.retry_delay(item.tries + 1, lanes.delays(claim.destination))
+        change |= {"state": ItemState.WAITING, "tries": F("tries") + 1, "due_at": now + delay}
+    changed = JobItem.objects.filter(pk=item.pk).leased_by(claim.owner).update(**change)
+    if changed:
+        tally.write()
+    return changed
+
+
+def _parks(item: JobItem, result: Result) -> bool:
+    if result.outcome == Outcome.DATA_ERROR:
+        return True
+    if result.outcome == Outcome.CONFIGURATION:
+        return result.lane is None
+    return result.outcome == Outcome.FEW_TRIES and item.tries + 1 >= FEW_TRIES
+
+
+def _end_attempts(claim: Claim, results: Sequence[Result]) -> None:
+    now = clock.now()
+    for result in results:
+        attempt = claim.attempts[result.item_id]
+        Attempt.objects.filter(pk=attempt.pk, outcome=AttemptOutcome.RUNNING).update(
+            ended_at=now,
+            outcome=_attempt_outcome(result),
+            status=result.status,
+            detail=result.detail[:500],
+            bytes_sent=result.bytes_sent,
+        )
+
+
+def _attempt_outcome(result: Result) -> AttemptOutcome:
+    if result.outcome == Outcome.RETRY:
+        return AttemptOutcome.TRANSPORT if result.status is None else AttemptOutcome.REFUSED
+    return _ATTEMPTS[result.outcome]
