@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import AllStoragePresentationContexts, build_context
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import register_uid
 from pynetdicom.transport import ThreadedAssociationServer
 
 ALL_TRANSFER_SYNTAXES = (
@@ -26,7 +28,10 @@ ALL_TRANSFER_SYNTAXES = (
     *(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93)),
     *(f"1.2.840.10008.1.2.4.{number}" for number in (100, 102, 103, 201, 202, 203)),
     "1.2.840.10008.1.2.5",
+    "1.2.840.10008.1.2.8.1",
 )
+RETIRED = ("1.2.840.10008.5.1.4.1.1.6", "1.2.840.10008.5.1.4.1.1.3")
+"""Ultrasound storage classes that old files still have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,10 @@ class Sink:
     def _contexts(self) -> list[Any]:
         syntaxes = list(self.script.transfer_syntaxes)
         standard = [str(cx.abstract_syntax) for cx in AllStoragePresentationContexts]
-        classes = [*(self.script.sop_classes or standard)]
+        classes = [*(self.script.sop_classes or (*standard, *RETIRED))]
+        for uid in classes:
+            if uid not in standard:  # private or retired: pynetdicom knows it only when told
+                register_uid(uid, f"Private{uid.replace('.', '_')}", StorageServiceClass)
         contexts = [build_context(uid, syntaxes) for uid in classes]
         if self.script.echo:
             contexts.append(build_context("1.2.840.10008.1.1"))

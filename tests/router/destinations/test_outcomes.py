@@ -1,0 +1,89 @@
+"""The outcome table, written down a second time."""
+
+import pytest
+
+from router.destinations.outcomes import (
+    Outcome,
+    classify,
+    is_lasting,
+    rejection_sentence,
+    status_sentence,
+)
+
+EXPECTED = {
+    0x0000: "delivered",
+    0x0001: "warning",
+    0x0105: "few_tries",
+    0x0107: "warning",
+    0x0110: "retry",
+    0x0111: "few_tries",
+    0x0116: "warning",
+    0x0117: "data_error",
+    0x0118: "configuration",
+    0x0122: "configuration",
+    0x0124: "configuration",
+    0x0211: "configuration",
+    0x0213: "retry",
+    0xA700: "retry",
+    0xA7FF: "retry",
+    0xA900: "data_error",
+    0xA9AB: "data_error",
+    0xB000: "warning",
+    0xB006: "warning",
+    0xB007: "warning",
+    0xC000: "few_tries",
+    0xCFFF: "few_tries",
+    0xFE00: "few_tries",
+    0xFFFF: "few_tries",
+}
+
+
+@pytest.mark.parametrize(("status", "outcome"), EXPECTED.items())
+def test_table(status: int, outcome: str) -> None:
+    assert classify(status) == Outcome(outcome)
+
+
+def test_only_success_and_warnings_ever_count_as_delivered() -> None:
+    arrived = {s for s in range(0x10000) if classify(s) in (Outcome.DELIVERED, Outcome.WARNING)}
+    assert arrived == {0x0000, 0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(0xB007, "data_error"), (0xB006, "warning"), (0xA700, "delivered"), (0xA701, "few_tries")],
+)
+def test_a_destination_may_see_it_otherwise(status: int, outcome: str) -> None:
+    overrides = {"B007": "data_error", "A700": "delivered", "A7xx": "few_tries"}
+    assert classify(status, overrides) == Outcome(outcome)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lasting"),
+    [
+        ((1, 1, 1), True),
+        ((1, 1, 2), True),
+        ((1, 1, 3), True),
+        ((2, 1, 3), True),
+        ((1, 1, 7), True),
+        ((2, 1, 1), False),
+        ((1, 2, 2), True),
+        ((2, 2, 1), False),
+        ((2, 3, 1), False),
+        ((1, 3, 2), False),
+        ((2, 3, 2), False),
+    ],
+)
+def test_rejections(numbers: tuple[int, int, int], *, lasting: bool) -> None:
+    assert is_lasting(*numbers) is lasting
+
+
+def test_sentences_name_the_cause_and_the_remedy() -> None:
+    assert rejection_sentence(
+        1, 1, 3, peer="PACS at 10.0.0.1:104", calling="US", called="PACS"
+    ) == (
+        "PACS at 10.0.0.1:104 rejects the association (A-ASSOCIATE-RJ 1/1/3): it does not know our "
+        "AE title US. Add US with our address there, or correct calling_ae here."
+    )
+    assert status_sentence(0xA9AB, peer="PACS", offending=("(0010,0020)",)) == (
+        "PACS answered A9AB: the data set does not match the SOP class. It names (0010,0020)."
+    )
