@@ -69,7 +69,8 @@ def role(name: str = "operator", **fields: Any) -> Role:
     from router.services import users
 
     permissions = sorted(users.BUILT_IN.get(name, []))
-    defaults = {"permissions": permissions, "can_sign_in": name != "service"} | fields
+    usual = {"built_in": name in users.BUILT_IN, "can_sign_in": name != "service"}
+    defaults = {"permissions": permissions} | usual | fields
     return Role.objects.get_or_create(name=name, defaults=defaults)[0]
 
 

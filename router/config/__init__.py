@@ -1,1 +1,1 @@
-"""The YAML form of the configuration: reading, writing and comparing it; nothing is applied here."""
+"""The YAML form of the configuration: read, written and compared; nothing is applied here."""

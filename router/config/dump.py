@@ -21,10 +21,10 @@ def to_data(document: Document) -> dict[str, Data]:
     """Return the form of the file as plain data."""
     data: dict[str, Data] = {"version": 1}
     lists: dict[str, list[Data]] = {
-        "sources": [_source(one) for one in document.sources],
-        "destinations": [_destination(one) for one in document.destinations],
-        "rules": [_rule(one) for one in document.rules],
-        "roles": [_role(one) for one in document.roles],
+        "sources": [entry(one) for one in document.sources],
+        "destinations": [entry(one) for one in document.destinations],
+        "rules": [entry(one) for one in document.rules],
+        "roles": [entry(one) for one in document.roles],
     }
     if defaults := _defaults(document.defaults):
         data["defaults"] = defaults
@@ -41,6 +41,15 @@ def to_yaml(document: Document) -> str:
         width=_WIDTH,
     )
     return text
+
+
+def entry(one: Source | Destination | Rule | Role) -> dict[str, Data]:
+    """Return one object as its list in the file holds it."""
+    if isinstance(one, Source):
+        return _source(one)
+    if isinstance(one, Destination):
+        return _destination(one)
+    return _rule(one) if isinstance(one, Rule) else _role(one)
 
 
 def digest(data: Data) -> str:

@@ -1,4 +1,4 @@
-"""Read one mapping of the file key by key: what is wrong is noted with its line, and reading goes on.
+"""Read one mapping of the file key by key; what is wrong is noted with its line, and on it goes.
 
 It knows kinds of value (text, a choice, a duration, a list of texts), not what they are for.
 """

@@ -1,4 +1,4 @@
-"""Texts of the network as the configuration takes them: AE titles of callers, addresses, networks."""
+"""Texts of the network in the configuration: AE titles of callers, addresses, networks."""
 
 import ipaddress
 
@@ -30,9 +30,7 @@ def host(text: str) -> str:
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
-        raise ValueError(
-            f"{text!r} is no address and no network such as 10.1.0.0/16"
-        ) from error
+        raise ValueError(f"{text!r} is no address and no network such as 10.1.0.0/16") from error
     if "/" in text and network.network_address != ipaddress.ip_address(text.partition("/")[0]):
         raise ValueError(f"'{text}' has bits behind its prefix; expected {network}")
     single = network.prefixlen == network.max_prefixlen

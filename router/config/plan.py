@@ -1,17 +1,20 @@
 """What must change from one configuration to another, as values and as text. Nothing is applied."""
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from router.config import settings
+from router.config import dump, settings
 from router.config.document import Destination, Document, Role, Rule, Source
 from router.config.tree import Data
 from router.destinations.fields import duration_text
 
 Action = Literal["+", "~", "-"]
 NO_CHANGE = "no change"
+# What could move a terminal's cursor or turn its text around.
+_INVISIBLE = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,13 @@ def compare(current: Document, wanted: Document) -> tuple[Change, ...]:
     defaults = _fields(_defaults(current), _defaults(wanted))
     if defaults:
         changes.append(Change("~", "defaults", "", defaults))
-    for kind, before, after in (
-        ("source", _named(current.sources), _named(wanted.sources)),
-        ("destination", _named(current.destinations), _named(wanted.destinations)),
-        ("rule", _named(current.rules), _named(wanted.rules)),
-        ("role", _named(current.roles), _named(wanted.roles)),
-    ):
+    objects: tuple[tuple[str, Sequence[Named], Sequence[Named]], ...] = (
+        ("source", current.sources, wanted.sources),
+        ("destination", current.destinations, wanted.destinations),
+        ("rule", current.rules, wanted.rules),
+        ("role", current.roles, wanted.roles),
+    )
+    for kind, before, after in objects:
         changes.extend(_changes(kind, before, after))
     return tuple(changes)
 
@@ -61,34 +65,34 @@ def text(changes: Iterable[Change]) -> str:
 
 
 Fields = Mapping[str, Data]
+Named = Source | Destination | Rule | Role
 
 
-def _changes(kind: str, before: Mapping[str, Fields], after: Mapping[str, Fields]) -> list[Change]:
+def _changes(kind: str, before: Sequence[Named], after: Sequence[Named]) -> list[Change]:
+    old, new = {one.name: one for one in before}, {one.name: one for one in after}
     found: list[Change] = []
-    for name in [*after, *(name for name in before if name not in after)]:
-        old, new = before.get(name), after.get(name)
-        if old is None:
-            found.append(Change("+", kind, name, _fields({}, new or {})))
-        elif new is None:
-            found.append(Change("-", kind, name))
-        elif fields := _fields(old, new):
+    for name, one in new.items():
+        if name not in old:
+            found.append(Change("+", kind, name, _fields({}, dump.entry(one))))
+        elif fields := _fields(_shown(old[name]), _shown(one)):
             found.append(Change("~", kind, name, fields))
-    return found
+    return [*found, *(Change("-", kind, name) for name in old if name not in new)]
 
 
 def _fields(old: Fields, new: Fields) -> tuple[FieldChange, ...]:
     return tuple(
         FieldChange(name, old.get(name), new.get(name))
         for name in [*new, *(name for name in old if name not in new)]
-        if old.get(name) != new.get(name) or type(old.get(name)) is not type(new.get(name))
+        if name != "name" and not _is_same(old.get(name), new.get(name))
     )
 
 
-def _named(objects: Iterable[Source | Destination | Rule | Role]) -> dict[str, Fields]:
-    return {one.name: _shown(one) for one in objects}
+def _is_same(old: Data, new: Data) -> bool:
+    """Tell whether two values are written the same (1 and 1.0 and true are not)."""
+    return _spelled(old) == _spelled(new)
 
 
-def _shown(one: Source | Destination | Rule | Role) -> Fields:
+def _shown(one: Named) -> Fields:
     """Return the fields of an object as a reader of the file knows them."""
     if isinstance(one, Source):
         return _source(one)
@@ -137,11 +141,11 @@ def _lines(change: Change) -> Iterable[str]:
     yield f"{change.action} {change.kind} {change.name}".rstrip()
     for field in change.fields:
         if change.action == "+":
-            if field.new not in (None, "", [], {}):
-                yield f"    {field.name}: {_spelled(field.new)}"
+            yield f"    {field.name}: {_spelled(field.new)}"
         else:
             yield f"    {field.name}: {_spelled(field.old)} → {_spelled(field.new)}"
 
 
 def _spelled(value: Data) -> str:
-    return "(none)" if value is None else json.dumps(value, ensure_ascii=False)
+    text = "(none)" if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

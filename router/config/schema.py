@@ -223,9 +223,7 @@ def _check_names(top: Entry, document: Document) -> None:
             _refuse_unknown(sources, callers, what="source", problems=top.problems)
 
 
-def _refuse_unknown(
-    listed: Node | None, known: set[str], *, what: str, problems: Problems
-) -> None:
+def _refuse_unknown(listed: Node | None, known: set[str], *, what: str, problems: Problems) -> None:
     nodes = listed.value if listed is not None and isinstance(listed.value, tuple) else ()
     for node in nodes:
         if node.text and node.text not in known:

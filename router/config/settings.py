@@ -18,7 +18,7 @@ def read(entry: Entry, kind: str) -> dict[str, object]:
     for field, messages in form.errors.items():
         node = given.get(field) or Node(None, entry.node.line, f"{entry.node.path}.{field}")
         for message in messages:
-            entry.problems.add(node, message)
+            entry.problems.add(node, str(message))
     return dict(form.cleaned_data) if form.is_valid() else {}
 
 

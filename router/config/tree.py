@@ -125,7 +125,7 @@ class _Builder:
         return root
 
     def _node(self, event: yaml.Event, *, path: str, depth: int) -> Node:
-        line = event.start_mark.line + 1
+        line = _line(event)
         if depth > MAX_DEPTH:
             self._note(event, path, f"nested deeper than {MAX_DEPTH} levels")
             raise ConfigError(self.findings)
@@ -168,10 +168,10 @@ class _Builder:
     def _refuse_extras(self, event: yaml.Event, path: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             self._note(event, path, f"the alias '*{event.anchor}' is refused; write the value out")
-        elif getattr(event, "anchor", None):
-            self._note(event, path, f"the anchor '&{event.anchor}' is refused")
-        elif getattr(event, "tag", None):
-            self._note(event, path, f"the tag '{event.tag}' is refused")
+        elif anchor := getattr(event, "anchor", None):
+            self._note(event, path, f"the anchor '&{anchor}' is refused")
+        elif tag := getattr(event, "tag", None):
+            self._note(event, path, f"the tag '{tag}' is refused")
 
     def _check_characters(self, event: yaml.ScalarEvent, path: str) -> None:
         found = _UNUSABLE.search(event.value)
@@ -180,7 +180,11 @@ class _Builder:
             self._note(event, path, f"the control character {code} cannot be kept")
 
     def _note(self, event: yaml.Event, path: str, message: str) -> None:
-        self.findings.append(Finding(event.start_mark.line + 1, path, message))
+        self.findings.append(Finding(_line(event), path, message))
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 def _resolved(text: str) -> Scalar:

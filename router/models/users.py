@@ -68,6 +68,11 @@ class Role(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def is_disabled(self) -> bool:
+        """Whether a role of the customer's own is switched off: nobody may use it."""
+        return not self.built_in and not self.can_sign_in
+
 
 class User(AbstractUser):
     """A person who signs in, or the owner of tokens (role ``service``)."""
@@ -77,7 +82,7 @@ class User(AbstractUser):
 
     def may(self, permission: str) -> bool:
         """Tell whether the user's role lists ``permission`` (deny by default)."""
-        if not self.is_active or self.role is None:
+        if not self.is_active or self.role is None or self.role.is_disabled:
             return False
         return permission in self.role.permissions
 
