@@ -6,9 +6,11 @@ where they are, then ``ready``. A process that dies is started again. SIGTERM or
 
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
@@ -16,8 +18,11 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from router.management import processes
+from router.config import schema
+from router.management import demo, processes
+from router.models import Destination
 from router.services import config, heartbeats, users
+from router.services.actors import SYSTEM
 
 ROLES = ("web", "receiver", "worker")
 READY_SECONDS = 60.0
@@ -30,18 +35,40 @@ class Command(BaseCommand):
 
     help = "Runs web, receiver and worker in the foreground."
 
-    def handle(self, *_args: Any, **_options: Any) -> None:  # Any: Django's signature
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take the demo's switch."""
+        parser.add_argument("--demo", action="store_true", help="with made-up studies and a PACS")
+
+    def handle(self, *_args: Any, **options: Any) -> None:  # Any: Django's signature
         """Prepare, start, watch, stop."""
         stop = processes.StopRequest()
         login = prepare()
+        extra = [self._demo_pacs()] if options["demo"] else []
         children = {role: processes.start([role]) for role in ROLES}
         try:
             if self._await_ready(children, stop):
                 self._say(login)
+                if options["demo"]:
+                    thread = threading.Thread(target=demo.send_studies, args=(stop.wait,))
+                    thread.daemon = True
+                    thread.start()
                 self._watch(children, stop)
         finally:
             connection.close()
-            processes.stop(list(children.values()))
+            processes.stop([*children.values(), *extra])
+
+    def _demo_pacs(self) -> subprocess.Popen[bytes]:
+        """Apply the demo's configuration, once, and start its PACS."""
+        if Destination.objects.present().exclude(name__startswith="demo-").exists():
+            raise CommandError("This data directory has a configuration; the demo needs its own.")
+        pacs = Destination.objects.filter(name="demo-pacs").select_related("version").first()
+        port = demo.free_port()
+        if pacs is not None and pacs.version is not None:
+            port = int(pacs.version.settings["port"])
+        else:
+            document = schema.load(demo.configuration(port))
+            config.apply(document, actor=SYSTEM, reason="demo")
+        return demo.start_pacs(port)
 
     def _await_ready(
         self, children: dict[str, subprocess.Popen[bytes]], stop: processes.StopRequest
