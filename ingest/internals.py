@@ -38,6 +38,13 @@ ATTRIBUTES: dict[type, tuple[str, ...]] = {
         "is_aborted",
         "is_released",
     ),
-    DULServiceProvider: ("_recv_pdu", "_idle_timer", "event_queue", "state_machine", "socket", "to_user_queue"),
+    DULServiceProvider: (
+        "_recv_pdu",
+        "_idle_timer",
+        "event_queue",
+        "state_machine",
+        "socket",
+        "to_user_queue",
+    ),
     transport.AssociationServer: ("_handlers", "contexts", "ae_title"),
 }

@@ -7,6 +7,7 @@ what no tool should send (cut, lying and malformed messages).
 
 import socket
 import struct
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,7 @@ class RawAssociation:
     def release(self) -> None:
         self.socket.sendall(RELEASE_RQ)
         kind, _ = self.read_pdu()
+        self.socket.close()
         if kind != 6:
             raise ConnectionEnded(f"PDU type {kind} instead of A-RELEASE-RP")
 
@@ -227,11 +229,14 @@ def read_raw(path: Path) -> RawObject:
         meta = part10.read_meta(file)
         file.seek(meta.offset)
         data = file.read()
-    ds = dcmread(path, force=True, specific_tags=_UIDS, stop_before_pixels=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old files carry what is no UID
+        ds = dcmread(path, force=True, specific_tags=_UIDS, stop_before_pixels=True)
+        sop_class_uid, sop_instance_uid = (str(ds.get(keyword) or "") for keyword in _UIDS)
     return RawObject(
         data=data,
-        sop_class_uid=str(ds.get("SOPClassUID") or ""),
-        sop_instance_uid=str(ds.get("SOPInstanceUID") or ""),
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
         transfer_syntax=meta.transfer_syntax,
         path=path,
     )

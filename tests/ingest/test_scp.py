@@ -53,7 +53,11 @@ def test_takes_echo_and_store(start_receiver: StartReceiver, takes_over: bool) -
         assert assoc.echo() == 0
     running.intake.wait_closed()
     ((facts, contexts),) = running.intake.opened
-    assert (facts.calling_ae, facts.called_ae, facts.origin) == ("RAWSENDER", "DICOMROUTER", "dimse")
+    assert (facts.calling_ae, facts.called_ae, facts.origin) == (
+        "RAWSENDER",
+        "DICOMROUTER",
+        "dimse",
+    )
     assert [context.service for context in contexts] == ["echo", "store"]
     ((_, reason, counts),) = running.intake.closed
     assert (reason, counts.objects, counts.refused) == ("released", 2, 0)
@@ -104,7 +108,9 @@ def test_refuses_with_a_reason(
     assert running.files("*/*.part") == []
 
 
-@pytest.mark.parametrize("uid", ["../../etc/passwd", "1.2\0.3", "<script>", "1..2", "1" * 65, "1.2 .3"])
+@pytest.mark.parametrize(
+    "uid", ["../../etc/passwd", "1.2\0.3", "<script>", "1..2", "1" * 65, "1.2 .3"]
+)
 def test_what_is_no_uid_is_refused_and_never_a_name(running: Running, uid: str) -> None:
     item = make_object()
     with connect(running) as assoc:
@@ -227,7 +233,9 @@ def test_refused_duplicates_are_looked_up_before_the_answer(
     item = make_object()
     (sent,) = send(running, item)
     assert sent.status == status
-    assert asked == [(item.sop_instance_uid, EXPLICIT_LITTLE, hashlib.sha256(item.data).hexdigest())]
+    assert asked == [
+        (item.sop_instance_uid, EXPLICIT_LITTLE, hashlib.sha256(item.data).hexdigest())
+    ]
     assert len(running.files()) == (0 if status else 1)
 
 

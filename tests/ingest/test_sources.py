@@ -48,7 +48,9 @@ def test_what_a_source_allows() -> None:
     assert (pattern.services, pattern.duplicates) == (frozenset({"echo"}), "quarantine")
 
 
-@pytest.mark.parametrize("sources", [SourceList("absent"), listed(), listed({**EXACT, "enabled": False})])
+@pytest.mark.parametrize(
+    "sources", [SourceList("absent"), listed(), listed({**EXACT, "enabled": False})]
+)
 def test_without_sources_loopback_may_do_everything(sources: SourceList) -> None:
     admission = sources.admit("ANY", "127.0.0.1")
     assert admission is not None
@@ -76,7 +78,8 @@ def test_a_change_counts_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"sources": [{}]}', '{"sources": [{"name": 1, "ae_title": "A", "hosts": ["x"]}]}']
+    "text",
+    ["", "[]", '{"sources": [{}]}', '{"sources": [{"name": 1, "ae_title": "A", "hosts": ["x"]}]}'],
 )
 def test_a_broken_file_keeps_the_last_good_list_or_nobody(tmp_path: Path, text: str) -> None:
     path = tmp_path / "sources.json"

@@ -287,5 +287,3 @@ def test_free_bytes_is_the_volumes(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     free = Spool(tmp_path / "spool").free_bytes()
     assert abs(free - status.f_bavail * status.f_frsize) < 1 << 30
-
-
