@@ -24,6 +24,7 @@ def clean(text: str) -> str:
 
 
 def _clean_event(_logger: object, _method: str, event: Event) -> Event:
+    event.pop("request", None)  # Django's own: its address may carry what was searched for
     for key, value in event.items():
         if isinstance(value, str) and key not in {"exception", "stack"}:
             event[key] = clean(value)
