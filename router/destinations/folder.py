@@ -42,7 +42,7 @@ DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
 MODE = re.compile(r"0?([0-7]{3})\Z")
 
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
-UNFIT = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EEXIST})
+UNFIT = frozenset({errno.ENAMETOOLONG, errno.EEXIST})
 
 
 class PathField(TextField):
@@ -221,13 +221,21 @@ class FolderSender:
         )
 
     def _trouble_of(self, error: OSError) -> _Trouble:
-        """Return what a failed system call on the folder means; paths stay out of the sentence."""
+        outcome, lane = judge(error)
+        # The path of the file stays out of the sentence: it may hold the patient's id.
         detail = f"{self._root} cannot be written to: {error.strerror or 'input error'}."
-        if error.errno in UNFIT:
-            return _Trouble(Outcome.DATA_ERROR, detail)
-        if error.errno in REFUSED:
-            return _Trouble(Outcome.CONFIGURATION, detail, "configuration")
-        return _Trouble(Outcome.RETRY, detail, "transport")
+        return _Trouble(outcome, detail, lane)
+
+
+def judge(error: OSError) -> tuple[Outcome, Lane | None]:
+    """Return what a failed system call on the folder means for the item and for the folder."""
+    if error.errno in UNFIT:
+        return Outcome.DATA_ERROR, None
+    if error.errno == errno.EFBIG:
+        return Outcome.FEW_TRIES, None
+    if error.errno in REFUSED:
+        return Outcome.CONFIGURATION, "configuration"
+    return Outcome.RETRY, "transport"
 
 
 def _copy(item: Outgoing, context: Context, draft: placing.Draft) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -87,10 +88,11 @@ def made(folder: Path, *, item_id: int = 1, syntax: str = EXPLICIT, **values: ob
     ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3.1", "1.2.3.2"
     ds.StudyDate, ds.Modality, ds.PatientID = "20260102", "CT", "P1"
     ds.PixelData = bytes(256)
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-    uids = str(ds.get("SOPClassUID")), str(ds.get("SOPInstanceUID")), syntax
-    return kept(encoded(ds, syntax), folder, uids=uids, item_id=item_id)
+    uids = str(ds.SOPClassUID), str(ds.SOPInstanceUID), syntax
+    with warnings.catch_warnings(action="ignore"):  # pydicom's, about what a test does on purpose
+        for keyword, value in values.items():
+            setattr(ds, keyword, value)
+        return kept(encoded(ds, syntax), folder, uids=uids, item_id=item_id)
 
 
 def encoded(ds: Dataset, syntax: str) -> bytes:
