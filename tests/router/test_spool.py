@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from router.dicom.errors import TruncatedDataSet
-from router.spool import AssociationFacts, Counts, Inbox, Spool, SpoolFull
+from router.spool import AssociationFacts, Counts, Inbox, Spool
 from tests.receivers import make_object
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def run_child(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     prelude = """
         import os, resource, signal, sys
         from pathlib import Path
-        from router.spool import Spool, SpoolFull
+        from router.spool import Spool
         from tests.router.test_spool import facts, put
         from tests.receivers import make_object
         root = Path(sys.argv[1])

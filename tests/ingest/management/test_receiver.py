@@ -1,4 +1,4 @@
-"""`manage.py receiver` as it is run: ready line, associations, restart on the same port, SIGTERM."""
+"""`manage.py receiver` as it is run: ready line, associations, restart on one port, SIGTERM."""
 
 import os
 import signal
