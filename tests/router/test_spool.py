@@ -50,7 +50,7 @@ def run_child(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     prelude = """
         import os, resource, signal, sys
         from pathlib import Path
-        from router.spool import Spool
+        from router.spool import Spool, SpoolFull
         from tests.router.test_spool import facts, put
         from tests.receivers import make_object
         root = Path(sys.argv[1])
