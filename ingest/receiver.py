@@ -23,7 +23,7 @@ from router.services import archive
 from router.services.indexer import Indexer
 from router.spool import Spool
 
-INDEX_SECONDS = 3.0
+INDEX_SECONDS = 1.5
 
 
 def run(announce: Callable[[str], None]) -> int:

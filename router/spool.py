@@ -12,7 +12,9 @@ It refuses to know the database, and to use anything received as part of a path.
 import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -21,13 +23,29 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
+from router import durable
 from router.dicom import header, part10
+from router.dicom.errors import MalformedDataSet
+from router.facts import AssociationFacts, Counts, Duplicates, EndFacts, Origin
 from router.owners import Owner, Owners
 
-Origin = Literal["dimse", "stow", "import", "upload", "retrieve", "ai"]
-Duplicates = Literal["quarantine", "versions", "refuse"]
+__all__ = [
+    "AssociationFacts",
+    "Counts",
+    "Duplicates",
+    "EndFacts",
+    "Inbox",
+    "Origin",
+    "Spool",
+    "SpoolError",
+    "SpoolFile",
+    "SpoolFull",
+    "Spooled",
+]
+
+log = logging.getLogger(__name__)
 
 FACTS = "association.json"
 END = "association_end.json"
@@ -37,6 +55,7 @@ NEW_PREFIX = ".new-"
 # An object's dirty pages are pushed out on the way, so that the last fsync stays short.
 FLUSH_EVERY = 128 << 20
 STALE_AFTER = 3600.0
+_OBJECT_NAME = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{64}\.dcm")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -46,57 +65,6 @@ class SpoolError(OSError):
 
 class SpoolFull(SpoolError):
     """No room: the volume, the quota or the file size limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class AssociationFacts:
-    """Who sends, from where and under which policy: what every object of one inbox shares."""
-
-    id: str
-    origin: Origin
-    calling_ae: str
-    called_ae: str
-    remote_host: str
-    remote_port: int
-    source: str | None
-    duplicates: Duplicates
-    started_at: datetime
-    secure: bool = False
-    user: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:  # Any: JSON
-        return {**asdict(self), "started_at": self.started_at.isoformat()}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:  # Any: decoded JSON
-        return cls(**{**data, "started_at": datetime.fromisoformat(data["started_at"])})
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
-
-
-@dataclass(slots=True)
-class Counts:
-    """What one association brought so far. Written by its thread, read by anyone."""
-
-    objects: int = 0
-    bytes: int = 0
-    refused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EndFacts:
-    """How an association ended."""
-
-    ended_at: datetime
-    reason: str
-    objects: int
-    bytes: int
-    refused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +240,7 @@ class Inbox:
             return
         end = {"ended_at": ended_at.isoformat(), "reason": reason, **asdict(counts)}
         try:
-            _write_synced(self.folder / END, json.dumps(end))
+            durable.write(self.folder / END, json.dumps(end))
         except OSError as error:
             raise _spool_error(error) from error
         finally:
@@ -288,10 +256,18 @@ class Inbox:
         return EndFacts(**{**data, "ended_at": datetime.fromisoformat(data["ended_at"])})
 
     def leftovers(self) -> Iterator[Spooled]:
-        """The acknowledged objects in the folder, oldest first, not examined."""
-        paths = [path for path in _entries(self.folder) if path.suffix == OBJECT_SUFFIX]
-        for _, path in sorted((path.stat().st_mtime_ns, path) for path in paths):
-            yield self._spooled(path)
+        """The acknowledged objects in the folder, oldest first, not examined.
+
+        One that leaves meanwhile is passed over; one whose file meta is damaged is logged.
+        """
+        paths = [path for path in _entries(self.folder) if _OBJECT_NAME.fullmatch(path.name)]
+        for path in sorted(paths, key=_modified):
+            try:
+                yield self._spooled(path)
+            except FileNotFoundError:
+                continue
+            except MalformedDataSet as error:
+                log.error("inbox.object_damaged", extra={"path": str(path), "error": str(error)})
 
     def remove_parts(self) -> int:
         """Remove what never became whole. Only for the adopter of a dead owner's folder."""
@@ -335,10 +311,11 @@ class Inbox:
             return
         fresh = self.folder.with_name(f"{NEW_PREFIX}{self.folder.name}")
         try:
-            fresh.mkdir(parents=True)
-            _write_synced(fresh / FACTS, self._facts_json(self.owner))
+            durable.make_folder(self.folder.parent)
+            fresh.mkdir()
+            durable.write(fresh / FACTS, self._facts_json(self.owner))
             fresh.rename(self.folder)
-            _sync_folder(self.folder.parent)
+            durable.sync_folder(self.folder.parent)
             self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -346,7 +323,7 @@ class Inbox:
 
     def take_over(self, owner: Owner) -> None:
         """Write the new owner into the facts. Only by `Spool.adopt`."""
-        _write_synced(self.folder / FACTS, self._facts_json(owner))
+        durable.write(self.folder / FACTS, self._facts_json(owner))
         self.owner = owner
 
     def _facts_json(self, owner: Owner) -> str:
@@ -368,11 +345,15 @@ class Spool:
         return Inbox(self._inbox / facts.id, facts, self._owners.me())
 
     def inboxes(self) -> Iterator[Inbox]:
-        """Every inbox on disk, of any owner. A folder without facts raises ValueError."""
-        for folder in _entries(self._inbox):
-            if _is_id(folder.name):
-                with suppress(FileNotFoundError):
-                    yield Inbox.read(folder)
+        """Every inbox on disk, of any owner. One whose facts are damaged is logged, not hidden."""
+        for folder in filter(lambda path: _is_id(path.name), _entries(self._inbox)):
+            try:
+                yield Inbox.read(folder)
+            except FileNotFoundError:
+                if folder.exists():
+                    log.error("inbox.without_facts", extra={"association": folder.name})
+            except ValueError as error:
+                log.error("inbox.damaged", extra={"association": folder.name, "error": str(error)})
 
     def mine(self) -> list[Inbox]:
         """The inboxes on disk that this process owns, opened or adopted."""
@@ -425,8 +406,11 @@ class Spool:
 
     def free_bytes(self) -> int:
         """Room left on the spool's volume for processes without privilege."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        status = os.statvfs(self.root)
+        try:
+            status = os.statvfs(self.root)
+        except FileNotFoundError:
+            durable.make_folder(self.root)
+            status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
 
@@ -441,11 +425,16 @@ def _is_id(name: str) -> bool:
     return len(name) == 32 and all(c in "0123456789abcdef" for c in name)
 
 
-def _age(path: Path) -> float:
+def _modified(path: Path) -> int:
+    """When a file was written, in nanoseconds; now when it is gone."""
     try:
-        return time.time() - path.stat().st_mtime
+        return path.stat().st_mtime_ns
     except FileNotFoundError:
-        return 0.0
+        return time.time_ns()
+
+
+def _age(path: Path) -> float:
+    return time.time() - _modified(path) / 1e9
 
 
 def _open_new(path: Path) -> int:
@@ -460,23 +449,3 @@ def _spool_error(error: OSError) -> SpoolError:
     failure = kind(error.errno, error.strerror)
     failure.__cause__ = error
     return failure
-
-
-def _write_synced(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all, and durable."""
-    draft = path.with_suffix(".tmp")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -287,3 +287,27 @@ def test_free_bytes_is_the_volumes(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     free = Spool(tmp_path / "spool").free_bytes()
     assert abs(free - status.f_bavail * status.f_frsize) < 1 << 30
+
+
+def test_a_damaged_inbox_does_not_hide_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path)
+    good, bad, bare = (spool.open_inbox(facts(number)) for number in (1, 2, 3))
+    for inbox in (good, bad, bare):
+        put(inbox)
+    (bad.folder / "association.json").write_text("{}")
+    (bare.folder / "association.json").unlink()
+    assert [inbox.facts.id for inbox in spool.inboxes()] == [good.facts.id]
+    assert {record.message for record in caplog.records} == {"inbox.damaged", "inbox.without_facts"}
+
+
+def test_a_damaged_object_does_not_hide_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    first, second = put(inbox, 1), put(inbox, 2)
+    next(inbox.folder.glob(f"{first}.*")).write_bytes(b"no DICOM")
+    (inbox.folder / "stranger.dcm").touch()
+    assert [spooled.receipt_id for spooled in inbox.leftovers()] == [second]
+    assert [record.message for record in caplog.records] == ["inbox.object_damaged"]
