@@ -33,14 +33,8 @@ def to_data(document: Document) -> dict[str, Data]:
 
 def to_yaml(document: Document) -> str:
     """Return the file."""
-    text: str = yaml.safe_dump(
-        to_data(document),
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=None,
-        width=_WIDTH,
-    )
-    return text
+    sections = ({key: value} for key, value in to_data(document).items())
+    return "\n".join(_block(section) for section in sections)
 
 
 def entry(one: Source | Destination | Rule | Role) -> dict[str, Data]:
@@ -56,6 +50,19 @@ def digest(data: Data) -> str:
     """Return the SHA-256 of plain data as canonical JSON, in hexadecimal."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _block(section: dict[str, Data]) -> str:
+    """Return one key of the file; what holds only scalars stands on one line, the key aside."""
+    (value,) = section.values()
+    text: str = yaml.safe_dump(
+        section,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None if isinstance(value, dict | list) else False,
+        width=_WIDTH,
+    )
+    return text
 
 
 def _defaults(one: Defaults) -> dict[str, Data]:

@@ -12,7 +12,7 @@ from router.config.tree import Node
 from router.destinations.fields import seconds
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-MAX_SECONDS = 365 * 86_400
+MAX_SECONDS = 100 * 86_400  # in seconds it still has the seven digits of a duration
 
 Check = Callable[[str], str]
 """Return the canonical text, or raise ValueError with a sentence."""
@@ -153,5 +153,5 @@ def text_of(node: Node, problems: Problems, *, check: Check = str) -> str:
 def _duration(text: str) -> str:
     value = seconds(text)
     if value > MAX_SECONDS:
-        raise ValueError(f"'{text}' is too long; at most 365d are expected")
+        raise ValueError(f"'{text}' is too long; at most 100d are expected")
     return str(value)
