@@ -85,8 +85,10 @@ def find_duplicate(sop_instance_uid: str, transfer_syntax: str, sha256: str) -> 
     try:
         if not archive.settled():
             raise LookupUnavailable
-        known = Instance.objects.filter(sop_instance_uid=sop_instance_uid).values_list(
-            "transfer_syntax_uid", "sha256"
+        known = (
+            Instance.objects.kept()
+            .filter(sop_instance_uid=sop_instance_uid)
+            .values_list("transfer_syntax_uid", "sha256")
         )
         identities = set(known)
     except DatabaseError as error:

@@ -1,12 +1,8 @@
 """`manage.py receiver`: the DICOM listener (PS3.7, PS3.8), one process per two cores by default."""
 
-import logging
-
 from django.core.management.base import BaseCommand, CommandError
 
 from ingest import receiver
-
-log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -23,6 +19,5 @@ class Command(BaseCommand):
             raise SystemExit(code)
 
     def _announce(self, where: str) -> None:
-        log.info("receiver ready %s", where)
         self.stdout.write(f"receiver ready {where}")
         self.stdout.flush()
