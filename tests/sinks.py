@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from socketserver import BaseServer
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,6 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import AllStoragePresentationContexts, build_context
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid
-from pynetdicom.transport import ThreadedAssociationServer
 
 ALL_TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",
@@ -79,7 +79,7 @@ class Sink:
         self.associations = 0
         self.echoes = 0
         self._lock = threading.Lock()
-        self._server: ThreadedAssociationServer | None = None
+        self._server: Any = None  # pynetdicom is untyped
         self.host, self.port = "127.0.0.1", 0
 
     def __enter__(self) -> Self:
@@ -94,8 +94,9 @@ class Sink:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_ECHO, self._on_echo),
         ]
-        self._server = ae.start_server((self.host, self.port), block=False, evt_handlers=handlers)
+        self._server = ae.make_server((self.host, self.port), evt_handlers=handlers)
         self.port = self._server.socket.getsockname()[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(
@@ -105,7 +106,9 @@ class Sink:
         trace: TracebackType | None,
     ) -> None:
         if self._server is not None:
-            self._server.shutdown()
+            # pynetdicom's own shutdown wants a server that it started itself, and polls slower.
+            BaseServer.shutdown(self._server)
+            self._server.server_close()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -6,13 +6,13 @@ The stored hash is checked while sending: an object that does not match never le
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from django import forms
 from django.conf import settings as project
 from django.core.exceptions import ValidationError
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from router import dimse
 from router.destinations.base import (
@@ -162,13 +162,34 @@ class DicomSender:
                         yield halt.result(item)
                         break
                     result, halt = self._one(association, plan, item)
+                    if _is_odd(item, result):
+                        result = self._again_padded(plan, item, pace) or result
                     yield result
         if halt is not None:
             yield from (halt.result(item) for item in waiting)
         return halt
 
+    def _again_padded(self, plan: dimse.Plan, item: Outgoing, pace: dimse.Pace) -> Result | None:
+        """Some peers abort at a data set of odd length. A deflated one may end with a zero byte
+        (PS3.5 A.5), so it is sent once more with that; return None when that was not answered
+        either."""
+        try:
+            with dimse.associate(self._peer, plan.proposals, pace=pace) as association:
+                result, _ = self._one(association, plan, item, padded=True)
+        except dimse.DimseError:
+            return None
+        if result.status is None:
+            return None
+        detail = f"{result.detail} {self._name} took it with a padding byte only."
+        return replace(result, detail=detail, warnings=(*result.warnings, detail))
+
     def _one(
-        self, association: dimse.Association, plan: dimse.Plan, item: Outgoing
+        self,
+        association: dimse.Association,
+        plan: dimse.Plan,
+        item: Outgoing,
+        *,
+        padded: bool = False,
     ) -> tuple[Result, _Halt | None]:
         """Send one item; return its result, and a halt when the association did not survive."""
         context = dimse.choose(*_key(item), proposals=plan.proposals, accepted=association.contexts)
@@ -177,7 +198,7 @@ class DicomSender:
         context_id, transfer_syntax = context
         failure: dimse.DimseError | None = None
         try:
-            with parcel(item, context_id, transfer_syntax) as packed:
+            with parcel(item, context_id, transfer_syntax, padded=padded) as packed:
                 sent = association.store(packed)
             failure = sent.failure
             result = self._judge(
@@ -310,6 +331,12 @@ def _peer(settings: Settings) -> dimse.Peer:
 
 def _key(item: Outgoing) -> tuple[str, str]:
     return item.sop_class_uid, item.transfer_syntax
+
+
+def _is_odd(item: Outgoing, result: Result) -> bool:
+    """Whether the item left as a deflated data set of odd length, without an answer."""
+    is_deflated = result.transfer_syntax == item.transfer_syntax == DeflatedExplicitVRLittleEndian
+    return is_deflated and item.size % 2 == 1 and result.outcome == Outcome.UNKNOWN
 
 
 def _named(uid: str) -> str:

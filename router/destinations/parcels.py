@@ -5,30 +5,40 @@ good) or `Unreadable` (for now).
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO, cast
 
 from router import dimse
 from router.destinations.base import Outgoing
-from router.dicom.transcode import reencode
+from router.dicom.transcode import Readable, reencode
 
 READ_BYTES = 1 << 16
 
 
 @contextmanager
-def parcel(item: Outgoing, context_id: int, transfer_syntax: str) -> Iterator[dimse.Parcel]:
+def parcel(
+    item: Outgoing, context_id: int, transfer_syntax: str, *, padded: bool = False
+) -> Iterator[dimse.Parcel]:
     """Open `item` and give it as a parcel that leaves in `transfer_syntax`; close it at the end.
+
+    With `padded` it leaves as stored and with one zero byte more.
 
     Raises:
         dimse.Damaged: the file is missing. dimse.Unreadable: it cannot be opened.
     """
     with _opened(item) as file:
-        if transfer_syntax == item.transfer_syntax:
+        stream: dimse.Readable
+        copy: _Copy | None
+        if padded:
+            stream = copy = _Copy(file, _with_zero)
+        elif transfer_syntax == item.transfer_syntax:
             # Every binary file has readinto; typing.BinaryIO does not say so.
             stream, copy = cast(dimse.Readable, file), None
         else:
-            stream = copy = _Reencoded(file, stored=item.transfer_syntax, wanted=transfer_syntax)
+            turn = partial(reencode, stored=item.transfer_syntax, wanted=transfer_syntax)
+            stream = copy = _Copy(file, turn)
 
         def is_intact(egress_sha256: str) -> bool:
             stored_sha256 = egress_sha256 if copy is None else copy.stored_sha256()
@@ -55,12 +65,18 @@ def _opened(item: Outgoing) -> BinaryIO:
     return file
 
 
-class _Reencoded:
-    """A stored data set, read and hashed as it is stored and given out in another encoding."""
+def _with_zero(source: Readable) -> Iterator[bytes]:
+    while part := source.read(READ_BYTES):
+        yield part
+    yield b"\0"
 
-    def __init__(self, file: BinaryIO, *, stored: str, wanted: str) -> None:
+
+class _Copy:
+    """A stored data set, read and hashed as it is stored and given out as `turn` makes it."""
+
+    def __init__(self, file: BinaryIO, turn: Callable[[Readable], Iterator[bytes]]) -> None:
         self._file, self._digest = file, hashlib.sha256()
-        self._parts, self._rest = reencode(self, stored=stored, wanted=wanted), memoryview(b"")
+        self._parts, self._rest = turn(self), memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` stored bytes."""
@@ -72,7 +88,7 @@ class _Reencoded:
         return got
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` with re-encoded bytes."""
+        """Fill `buffer` with what `turn` made."""
         if not self._rest:
             self._rest = memoryview(next(self._parts, b""))
         moved = min(len(buffer), len(self._rest))

@@ -102,7 +102,7 @@ def encoded(ds: Dataset, syntax: str) -> bytes:
     buffer.is_little_endian = UID(syntax).is_little_endian
     buffer.is_implicit_VR = UID(syntax).is_implicit_VR
     write_dataset(buffer, ds)
-    return buffer.getvalue()
+    return bytes(buffer.getvalue())
 
 
 def kept(
