@@ -56,9 +56,7 @@ class _Ledger(Collector):
 
 
 def _items() -> Iterator[Metric]:
-    family = GaugeMetricFamily(
-        "router_items", "Unfinished items.", labels=["destination", "state"]
-    )
+    family = GaugeMetricFamily("router_items", "Unfinished items.", labels=["destination", "state"])
     groups = JobItem.objects.filter(state__in=UNFINISHED).values("destination_id", "state")
     counts = {
         (row["destination_id"], row["state"]): row["count"]

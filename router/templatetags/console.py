@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django import template
+from django.http import QueryDict
 from django.template import Context
 from django.templatetags.static import static
 from django.utils.html import format_html, format_html_join
@@ -167,6 +168,12 @@ def objects(count: int | None) -> str:
 
 
 @register.filter
+def get(query: QueryDict, name: str) -> str:
+    """Return one value of an address."""
+    return str(query.get(name, ""))
+
+
+@register.filter
 def code(status: int | None) -> str:
     """Write a DIMSE status as the Standard does: four hexadecimal digits (PS3.7 C)."""
     return "" if status is None else f"{status:04X}"
@@ -252,3 +259,12 @@ def sort(context: Context, key: str, label: str) -> dict[str, object]:
         "descending": listing.sort.startswith("-"),
         "next": other if now else key,
     }
+
+
+@register.simple_tag(takes_context=True)
+def without(context: Context, *names: str) -> str:
+    """Return the address of this list without some of its filters, from its first page."""
+    query = context["request"].GET.copy()
+    for name in (*names, "after"):
+        query.pop(name, None)
+    return f"?{query.urlencode()}"

@@ -1,0 +1,185 @@
+"""The configuration as it stands and as it was: rules, destinations, sources, revisions; read only.
+
+Changing it is done with ``apply_config``. Secrets are never shown, only the names they go by.
+"""
+
+import difflib
+import json
+from dataclasses import dataclass
+
+import yaml
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from router.destinations import KINDS
+from router.destinations.base import Verification
+from router.dicom.errors import RuleError
+from router.dicom.rules import describe, parse_condition
+from router.models import (
+    AuditOutcome,
+    ConfigRevision,
+    Destination,
+    Permission,
+    RoutingDefaults,
+    Rule,
+    Source,
+)
+from router.services import access, audit, jobs, overview
+from router.services.access import requires
+from router.views.listing import page, private, shown
+
+SECRET_WORDS = ("password", "secret", "key", "token")
+HIDDEN = "(hidden)"
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """A rule with its condition in words."""
+
+    rule: Rule
+    when: str
+
+
+@requires(Permission.SEE_CONFIG)
+@require_safe
+def rules(request: HttpRequest) -> HttpResponse:
+    """List the rules in the order they are tried."""
+    rows = [RuleRow(rule, _in_words(rule)) for rule in Rule.objects.order_by("priority", "name")]
+    context = {"rules": rows, "defaults": RoutingDefaults.objects.first() or RoutingDefaults()}
+    return private(render(request, "config/rules.html", context))
+
+
+def _in_words(rule: Rule) -> str:
+    if rule.when is None:
+        return "every instance"
+    try:
+        return describe(parse_condition(rule.when, (rule.name, "when")))
+    except RuleError as error:
+        return f"Cannot be read: {error}"
+
+
+@requires(Permission.SEE_CONFIG)
+@require_safe
+def destinations(request: HttpRequest) -> HttpResponse:
+    """List the destinations with their lanes."""
+    context = {"destinations": overview.destinations(access.person(request))}
+    return shown(request, "config/destinations.html", "config/_destinations.html", context)
+
+
+@requires(Permission.SEE_CONFIG)
+@require_safe
+def destination(request: HttpRequest, name: str) -> HttpResponse:
+    """Show one destination: lane, backlog, settings."""
+    return private(render(request, "config/destination.html", _destination(request, name)))
+
+
+def _destination(request: HttpRequest, name: str) -> dict[str, object]:
+    row = get_object_or_404(
+        Destination.objects.present().select_related("version", "lane"), name=name
+    )
+    figures = overview.destinations(access.person(request))
+    settings = row.version.settings if row.version else {}
+    kind = KINDS.get(row.kind)
+    return {
+        "destination": row,
+        "figures": next(one for one in figures if one.name == name),
+        "kind": kind.label if kind else row.kind,
+        "settings": [(key, _shown(key, value)) for key, value in settings.items()],
+        "rules": [rule for rule in Rule.objects.order_by("priority") if name in rule.send],
+    }
+
+
+def _shown(key: str, value: object) -> str:
+    hidden = any(word in key for word in SECRET_WORDS) and not key.endswith("_env")
+    if hidden:
+        return HIDDEN
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@requires(Permission.PAUSE)
+@require_POST
+def verify(request: HttpRequest, name: str) -> HttpResponse:
+    """Try the destination without sending an object, and show each step."""
+    context = _destination(request, name)
+    verification = _verify(get_object_or_404(Destination.objects.present(), name=name))
+    audit.record(
+        "destination.verified",
+        actor=access.actor(request),
+        code="security",
+        outcome=AuditOutcome.SUCCESS if verification.ok else AuditOutcome.MINOR_FAILURE,
+        target=f"destination {name}",
+    )
+    context["verification"] = verification
+    return shown(request, "config/destination.html", "config/_verification.html", context)
+
+
+def _verify(row: Destination) -> Verification:
+    settings = row.version.settings if row.version else {}
+    return KINDS[row.kind].sender(settings).verify()
+
+
+@requires(Permission.PAUSE)
+@require_POST
+def resume(request: HttpRequest, name: str) -> HttpResponse:
+    """Open a lane that is stopped, paused or waiting."""
+    row = get_object_or_404(Destination.objects.present(), name=name)
+    if jobs.resume_lane(row, actor=access.actor(request)):
+        messages.success(request, f"{name} is open again. Waiting objects are sent now.")
+    else:
+        messages.warning(request, f"Nothing was changed: {name} was open already.")
+    return redirect(f"/destinations/{name}/")
+
+
+@requires(Permission.PAUSE)
+@require_POST
+def pause(request: HttpRequest, name: str) -> HttpResponse:
+    """Stop a destination from taking work."""
+    row = get_object_or_404(Destination.objects.present(), name=name)
+    if jobs.pause_lane(row, actor=access.actor(request)):
+        messages.success(request, f"{name} is paused. Objects for it wait until it is resumed.")
+    else:
+        messages.warning(request, f"Nothing was changed: {name} was paused already.")
+    return redirect(f"/destinations/{name}/")
+
+
+@requires(Permission.SEE_CONFIG)
+@require_safe
+def sources(request: HttpRequest) -> HttpResponse:
+    """List the peers that may speak to us."""
+    context = {"sources": Source.objects.order_by("name")}
+    return private(render(request, "config/sources.html", context))
+
+
+@requires(Permission.SEE_CONFIG)
+@require_safe
+def revisions(request: HttpRequest) -> HttpResponse:
+    """List the configurations that were applied."""
+    cut = page(ConfigRevision.objects.all(), request, sorts={"number": "number"}, default="-number")
+    return shown(request, "config/revisions.html", "config/_revisions.html", {"listing": cut})
+
+
+@requires(Permission.SEE_CONFIG)
+@require_safe
+def revision(request: HttpRequest, number: int) -> HttpResponse:
+    """Show what one revision changed against the one before."""
+    row = get_object_or_404(ConfigRevision, number=number)
+    before = ConfigRevision.objects.filter(number__lt=number).order_by("-number").first()
+    context = {"revision": row, "before": before, "diff": _difference(before, row)}
+    return private(render(request, "config/revision.html", context))
+
+
+def _difference(before: ConfigRevision | None, row: ConfigRevision) -> list[tuple[str, str]]:
+    old = _as_yaml(before.document) if before else []
+    lines = difflib.unified_diff(old, _as_yaml(row.document), n=3, lineterm="")
+    return [(_kind_of(line), line) for line in list(lines)[2:]]
+
+
+def _as_yaml(document: object) -> list[str]:
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return text.splitlines()
+
+
+def _kind_of(line: str) -> str:
+    return {"+": "add", "-": "remove", "@": "hunk"}.get(line[:1], "same")
