@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 
 from ingest.negotiation import Context
 from ingest.status import Status
-from router.dicom.errors import DeflateBomb, MalformedDataSet, TruncatedDataSet
-from router.dicom.header import Structure
+from router.dicom.errors import DeflateBomb, DicomError, TruncatedDataSet
 from router.dicom.uids import valid_uid
+from router.services import archive
 from router.spool import (
     AssociationFacts,
     Counts,
@@ -40,8 +40,22 @@ Duplicate = Literal["no", "same", "other"]
 DuplicateLookup = Callable[[str, str, str], Duplicate]
 
 
-class LookupUnavailable(Exception):
+class LookupUnavailable(archive.Refused):
     """The database cannot say whether an instance is known."""
+
+
+class KnownOtherwise(archive.Refused):
+    """The UID stands for other bytes already, and the source's duplicates are refused."""
+
+
+_REFUSALS: tuple[tuple[type[Exception], Status, str], ...] = (
+    (TruncatedDataSet, Status.CANNOT_UNDERSTAND, "Data set is truncated"),
+    (DeflateBomb, Status.CANNOT_UNDERSTAND, "Inflates beyond limits"),
+    (DicomError, Status.CANNOT_UNDERSTAND, "Data set is malformed"),
+    (LookupUnavailable, Status.OUT_OF_RESOURCES, ""),
+    (KnownOtherwise, Status.DUPLICATE, ""),
+    (archive.Refused, Status.DATA_SET_MISMATCH, ""),
+)
 
 
 class Intake(Protocol):
@@ -188,11 +202,23 @@ class Incoming:
         """The answer to the request. Success means durable."""
         if self._file is None:
             return self._refuse(self._refusal or Answer(Status.PROCESSING_FAILURE))
-        refusal = self._judge(self._file)
-        if refusal is not None:
+        if not self._size:
             self._file.discard()
-            return self._refuse(refusal)
-        return self._commit(self._file)
+            return self._refuse(Answer(Status.CANNOT_UNDERSTAND, "Data set is missing or empty"))
+        try:
+            spooled = archive.receive(
+                self._file,
+                sop_class_uid=self._request.sop_class_uid,
+                sop_instance_uid=self._request.sop_instance_uid,
+                permit=self._permit,
+            )
+        except (DicomError, archive.Refused, OSError) as error:
+            return self._refuse(_refusal(error))
+        counts = self._session.counts
+        counts.objects += 1
+        counts.bytes += spooled.size
+        self._session.storage.intake.stored(spooled)
+        return SUCCESS
 
     def discard(self) -> None:
         """The rest will not come: drop what did."""
@@ -217,47 +243,16 @@ class Incoming:
             return _no_room(error)
         return None
 
-    def _judge(self, file: SpoolFile) -> Answer | None:
-        """Why the whole object cannot be taken, None when it can."""
-        if not self._size:
-            return Answer(Status.CANNOT_UNDERSTAND, "Data set is missing or empty")
-        try:
-            structure = file.examine()
-        except TruncatedDataSet as error:
-            return Answer(Status.CANNOT_UNDERSTAND, _comment("Data set is truncated", error))
-        except DeflateBomb as error:
-            return Answer(Status.CANNOT_UNDERSTAND, _comment("Inflates beyond limits", error))
-        except MalformedDataSet as error:
-            return Answer(Status.CANNOT_UNDERSTAND, _comment("Data set is malformed", error))
-        except OSError as error:
-            return Answer(Status.PROCESSING_FAILURE, _comment("Spool cannot be read", error))
-        return _mismatch(self._request, structure) or self._known(file)
-
-    def _known(self, file: SpoolFile) -> Answer | None:
+    def _permit(self, file: SpoolFile) -> None:
         """Look the UID up for sources whose duplicates we refuse."""
         if self._session.facts.duplicates != "refuse":
-            return None
+            return
         request = self._request
-        try:
-            found = self._session.storage.is_duplicate(
-                request.sop_instance_uid, request.transfer_syntax, file.sha256
-            )
-        except LookupUnavailable:
-            return Answer(Status.OUT_OF_RESOURCES, "Duplicates cannot be looked up now")
+        found = self._session.storage.is_duplicate(
+            request.sop_instance_uid, request.transfer_syntax, file.sha256
+        )
         if found == "other":
-            return Answer(Status.DUPLICATE, "SOP Instance UID is known with other content")
-        return None
-
-    def _commit(self, file: SpoolFile) -> Answer:
-        try:
-            spooled = file.commit()
-        except SpoolError as error:
-            return self._refuse(_no_room(error))
-        counts = self._session.counts
-        counts.objects += 1
-        counts.bytes += spooled.size
-        self._session.storage.intake.stored(spooled)
-        return SUCCESS
+            raise KnownOtherwise("SOP Instance UID is known with other content")
 
     def _refuse(self, answer: Answer) -> Answer:
         self._session.counts.refused += 1
@@ -294,25 +289,14 @@ def _unlawful(request: StoreRequest) -> Answer | None:
     return None
 
 
-def _mismatch(request: StoreRequest, structure: Structure) -> Answer | None:
-    """Where the data set differs from its command, or cannot be placed in a study."""
-    if structure.sop_class_uid != request.sop_class_uid:
-        return Answer(
-            Status.DATA_SET_MISMATCH, "SOP Class UID differs between command and data set"
-        )
-    if structure.sop_instance_uid != request.sop_instance_uid:
-        return Answer(
-            Status.DATA_SET_MISMATCH, "SOP Instance UID differs between command and data set"
-        )
-    for name, uid in (
-        ("Study", structure.study_instance_uid),
-        ("Series", structure.series_instance_uid),
-    ):
-        if not uid:
-            return Answer(Status.CANNOT_UNDERSTAND, f"{name} Instance UID is missing or empty")
-        if not valid_uid(uid):
-            return Answer(Status.CANNOT_UNDERSTAND, f"{name} Instance UID is not a UID")
-    return None
+def _refusal(error: Exception) -> Answer:
+    """The answer for an object that the archive did not take."""
+    for kind, status, what in _REFUSALS:
+        if isinstance(error, kind):
+            return Answer(status, _comment(what, error))
+    if isinstance(error, SpoolError):
+        return _no_room(error)
+    return Answer(Status.PROCESSING_FAILURE, _comment("Spool cannot be read", error))
 
 
 def _no_room(error: SpoolError) -> Answer:
@@ -323,4 +307,5 @@ def _no_room(error: SpoolError) -> Answer:
 
 def _comment(what: str, error: Exception) -> str:
     """At most 64 characters (PS3.7 E.2, LO): what, then as much detail as fits."""
-    return f"{what}: {error}".encode("ascii", errors="replace")[:MOST_COMMENT].decode("ascii")
+    text = f"{what}: {error}" if what else str(error)
+    return text.encode("ascii", errors="replace")[:MOST_COMMENT].decode("ascii")

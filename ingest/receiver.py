@@ -84,7 +84,7 @@ def find_duplicate(sop_instance_uid: str, transfer_syntax: str, sha256: str) -> 
     close_old_connections()
     try:
         if not archive.settled():
-            raise LookupUnavailable
+            raise LookupUnavailable("Duplicates cannot be looked up now")
         known = (
             Instance.objects.kept()
             .filter(sop_instance_uid=sop_instance_uid)
@@ -92,7 +92,7 @@ def find_duplicate(sop_instance_uid: str, transfer_syntax: str, sha256: str) -> 
         )
         identities = set(known)
     except DatabaseError as error:
-        raise LookupUnavailable from error
+        raise LookupUnavailable("Duplicates cannot be looked up now") from error
     if not identities:
         return "no"
     return "same" if (transfer_syntax, sha256) in identities else "other"

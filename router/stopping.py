@@ -4,6 +4,7 @@ The flag is a file that the watchdog makes, so every worker sees it however the 
 """
 
 import os
+import time
 from pathlib import Path
 
 VARIABLE = "ROUTER_STOP_FILE"
@@ -12,6 +13,18 @@ VARIABLE = "ROUTER_STOP_FILE"
 def request(path: Path) -> None:
     """Ask every process that was started with this stop file to end soon."""
     path.touch()
+
+
+GRACE_SECONDS = 15.0
+
+
+def overdue() -> bool:
+    """Tell whether the stop was asked for so long ago that what is in flight must be broken off."""
+    try:
+        asked = Path(os.environ[VARIABLE]).stat().st_mtime
+    except (KeyError, FileNotFoundError):
+        return False
+    return time.time() - asked > GRACE_SECONDS
 
 
 def requested() -> bool:

@@ -55,7 +55,7 @@ class Rule:
     send: tuple[str, ...]
     enabled: bool = True
     priority: int = DEFAULT_PRIORITY
-    state: str = "draft"
+    state: str = "live"
     when: Data = None
     on: str = "instance"
     quiet: int | None = None

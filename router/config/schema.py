@@ -160,7 +160,7 @@ def _rule(entry: Entry) -> Rule:
         priority=entry.whole(
             "priority", default=DEFAULT_PRIORITY, least=-MOST_PRIORITY, most=MOST_PRIORITY
         ),
-        state=entry.choice("state", RuleState.values, default=RuleState.DRAFT.value),
+        state=entry.choice("state", RuleState.values, default=RuleState.LIVE.value),
         when=conditions.read(entry.keys.get("when"), entry.problems),
         on=entry.choice("on", Trigger.values, default=Trigger.INSTANCE.value),
         quiet=entry.duration("quiet"),

@@ -84,14 +84,15 @@ class Context:
     """What a sender is told by the one who runs it.
 
     `progress` is called with the number of bytes just moved (delivery renews its lease there;
-    what it raises ends the sending). `stop` is asked between items and between PDUs: when true
-    the sender ends at once and says what was not sent. `stall` is the longest time without a byte
+    what it raises ends the sending). `stop` is asked between items: when true nothing more is begun.
+    `abort` is asked between PDUs: when true the object in flight is broken off too. `stall` is the longest time without a byte
     accepted, `deadline` the longest time for an object of so many bytes. With `echo_first` the
     far end must answer a probe before the first object leaves (R21).
     """
 
     progress: Callable[[int], None] = _nothing
     stop: Callable[[], bool] = _never
+    abort: Callable[[], bool] = _never
     stall: float = STALL_SECONDS
     deadline: Callable[[int], float] = allowance
     echo_first: bool = False

@@ -5,7 +5,7 @@ takes in another uncompressed transfer syntax only is re-encoded; pixels are nev
 The stored hash is checked while sending: an object that does not match never leaves whole.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -117,12 +117,12 @@ class DicomSender:
 
     def send(self, items: Sequence[Outgoing], context: Context) -> Iterator[Result]:
         """Send `items` over as few associations as their contexts allow, one after the other."""
-        pace = dimse.Pace(context.progress, context.stop, context.stall, context.deadline)
+        pace = dimse.Pace(context.progress, context.abort, context.stall, context.deadline)
         halt = self._probe(pace) if context.echo_first else None
         for plan in dimse.plan(_key(item) for item in items):
             batch = [item for item in items if _key(item) in plan.keys]
             if halt is None:
-                halt = yield from self._over_one(batch, plan, pace)
+                halt = yield from self._over_one(batch, plan, pace, stop=context.stop)
             else:
                 yield from (halt.result(item) for item in batch)
 
@@ -145,7 +145,12 @@ class DicomSender:
         return Verification(tuple(steps))
 
     def _over_one(
-        self, items: Sequence[Outgoing], plan: dimse.Plan, pace: dimse.Pace
+        self,
+        items: Sequence[Outgoing],
+        plan: dimse.Plan,
+        pace: dimse.Pace,
+        *,
+        stop: Callable[[], bool],
     ) -> Generator[Result, None, _Halt | None]:
         """Send `items` over one association; return why no further one may follow."""
         waiting = iter(items)
@@ -157,7 +162,7 @@ class DicomSender:
         else:
             with association:
                 while halt is None and (item := next(waiting, None)) is not None:
-                    if pace.stop():
+                    if stop():
                         halt = _STOPPED
                         yield halt.result(item)
                         break

@@ -265,7 +265,7 @@ def _copy(item: Outgoing, context: Context, draft: placing.Draft) -> None:
 
 
 def _look_up(context: Context, end: float) -> None:
-    if context.stop():
+    if context.abort():
         raise _Trouble(Outcome.NOT_SENT, "The writing was stopped on our side.")
     if time.monotonic() > end:
         detail = "The object took longer than its deadline allows; nothing was written."

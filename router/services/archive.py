@@ -6,13 +6,14 @@ bypassed.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from django.conf import settings
 
 from router import storage
-from router.dicom.header import Header, Structure, read_header
+from router.dicom.header import Header, read_header
 from router.models import Instance, Receipt
 from router.services.indexing import index
 from router.spool import Spool, Spooled, SpoolFile
@@ -31,7 +32,13 @@ def spool() -> Spool:
     return Spool(settings.SPOOL_DIR)
 
 
-def receive(incoming: SpoolFile, *, sop_class_uid: str, sop_instance_uid: str) -> Spooled:
+def receive(
+    incoming: SpoolFile,
+    *,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    permit: Callable[[SpoolFile], None] | None = None,
+) -> Spooled:
     """Check an object that has arrived whole and make it durable in the inbox.
 
     Only after this returns may the sender be told Success.
@@ -40,26 +47,25 @@ def receive(incoming: SpoolFile, *, sop_class_uid: str, sop_instance_uid: str) -
         incoming: the spooled data set, still under its temporary name.
         sop_class_uid: Affected SOP Class UID the sender claimed.
         sop_instance_uid: Affected SOP Instance UID the sender claimed.
+        permit: asked last; raises ``Refused`` (or a kind of it) to turn the object away.
 
     Raises:
         MalformedDataSet: the structure ends early or its lengths lie; the bytes are dropped.
-        Refused: the UIDs differ from the claim; the bytes are dropped.
+        Refused: the UIDs differ from the claim, or ``permit`` said no; the bytes are dropped.
         SpoolError: the disk could not take it; the bytes are dropped.
     """
     try:
         structure = incoming.examine()
-        _agrees(structure, sop_class_uid, sop_instance_uid)
+        if structure.sop_class_uid != sop_class_uid:
+            raise Refused("SOP Class UID differs between command and data set")
+        if structure.sop_instance_uid != sop_instance_uid:
+            raise Refused("SOP Instance UID differs between command and data set")
+        if permit is not None:
+            permit(incoming)
         return incoming.commit()
     except BaseException:
         incoming.discard()
         raise
-
-
-def _agrees(structure: Structure, sop_class_uid: str, sop_instance_uid: str) -> None:
-    if structure.sop_instance_uid != sop_instance_uid:
-        raise Refused("SOP Instance UID differs from the command's")
-    if structure.sop_class_uid != sop_class_uid:
-        raise Refused("SOP Class UID differs from the command's")
 
 
 def opened(instance: Instance) -> BinaryIO:

@@ -16,7 +16,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import F
 
-from router import doorbell
+from router import doorbell, stopping
 from router.destinations import KINDS
 from router.destinations.base import Context, Outgoing, Result, Sender
 from router.models import (
@@ -136,7 +136,7 @@ def _deliver(claim: Claim, stop: Callable[[], bool]) -> int:
     outgoing = [_outgoing(item) for item in claim.items.values()]
     sender = KINDS[claim.destination.kind].sender(version.settings)
     first_use = claim.destination.lane.verified_endpoint != version.endpoint
-    context = Context(progress=claim.progress, stop=stop, echo_first=first_use)
+    context = Context(progress=claim.progress, stop=stop, abort=stopping.overdue, echo_first=first_use)
     return _gather(claim, sender, outgoing, context)
 
 

@@ -203,8 +203,11 @@ class Indexer:
 
     def _remove_finished(self) -> None:
         for uid in list(self._finished):
-            self.spool.remove_finished(uid)
-            self._finished.discard(uid)
+            if self.spool.remove_finished(uid) or not self._holds(uid):
+                self._finished.discard(uid)
+
+    def _holds(self, uid: str) -> bool:
+        return (self.spool.root / "inbox" / uid).is_dir()
 
     # --- housekeeping -------------------------------------------------------------------------
     def _housekeeping(self) -> None:

@@ -81,9 +81,8 @@ def test_takes_echo_and_store(start_receiver: StartReceiver, takes_over: bool) -
             Status.DATA_SET_MISMATCH,
             "Class UID differs",
         ),
-        ({"data": make_object(with_study=False).data}, Status.CANNOT_UNDERSTAND, "Study"),
     ],
-    ids=["cut", "cut_short", "other_uid", "no_uid", "other_class", "no_study"],
+    ids=["cut", "cut_short", "other_uid", "no_uid", "other_class"],
 )
 def test_refuses_with_a_reason(
     start_receiver: StartReceiver,

@@ -100,9 +100,9 @@ def test_keys_of_a_rule(text: str, field: str, value: object) -> None:
     assert getattr(rule(text), field) == value
 
 
-def test_a_rule_is_a_draft_until_it_says_otherwise() -> None:
+def test_a_rule_is_live_unless_it_says_otherwise() -> None:
     found = rule("stop: false")
-    assert (found.state, found.on, found.when, found.quiet) == ("draft", "instance", None, None)
+    assert (found.state, found.on, found.when, found.quiet) == ("live", "instance", None, None)
 
 
 WRONG = [

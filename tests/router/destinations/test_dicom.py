@@ -274,7 +274,7 @@ class TestCuts:
         item = made(tmp_path, PixelData=bytes(32 << 20))
         with Sink() as sink:
             stop = lambda: sum(moved) > 3_000_000  # noqa: E731
-            [result] = send(sink, [item], progress=moved.append, stop=stop)
+            [result] = send(sink, [item], progress=moved.append, abort=stop)
             assert sink.objects == []
         assert (result.outcome, result.lane) == (Outcome.NOT_SENT, None)
 

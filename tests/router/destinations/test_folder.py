@@ -233,7 +233,7 @@ class TestTrouble:
     def test_a_stop_within_an_object_leaves_nothing(self, root: Path, kept_in: Path) -> None:
         moved: list[int] = []
         items = [made(kept_in, item_id=n, PixelData=bytes(8 << 20)) for n in (1, 2)]
-        context = Context(progress=moved.append, stop=lambda: sum(moved) > 2 << 20)
+        context = Context(progress=moved.append, abort=lambda: sum(moved) > 2 << 20)
         results = list(sender(root).send(items, context))
         assert [r.outcome for r in results] == ["not_sent", "not_sent"]
         assert files(root) == []
