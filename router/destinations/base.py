@@ -83,11 +83,11 @@ def _never() -> bool:
 class Context:
     """What a sender is told by the one who runs it.
 
-    `progress` is called with the number of bytes just moved (delivery renews its lease there;
-    what it raises ends the sending). `stop` is asked between items: when true nothing more is begun.
-    `abort` is asked between PDUs: when true the object in flight is broken off too. `stall` is the longest time without a byte
-    accepted, `deadline` the longest time for an object of so many bytes. With `echo_first` the
-    far end must answer a probe before the first object leaves (R21).
+    `progress` is called with the number of bytes just moved (delivery renews its lease there; what
+    it raises ends the sending). `stop` is asked between items: when true nothing more is begun.
+    `abort` is asked between PDUs: when true the object in flight is broken off too. `stall` is the
+    longest time without a byte accepted, `deadline` the longest time for an object of so many
+    bytes. With `echo_first` the far end must answer a probe before the first object leaves (R21).
     """
 
     progress: Callable[[int], None] = _nothing
