@@ -43,7 +43,9 @@ def _key(task: str, ids: tuple[int, ...]) -> str:
     return ":".join([task, *map(str, ids)])
 
 
+@transaction.atomic
 def _ring(task: str, ids: tuple[int, ...]) -> None:
+    """Set the bell and queue the task together: a process killed in between must leave neither."""
     key, now = _key(task, ids), datetime.now(UTC)
     silent = Q(rung=False) | Q(rung_at__lt=now - FORGOTTEN) | Q(rung_at__gt=now + FORGOTTEN)
     if not Bell.objects.filter(silent, key=key).update(rung=True, rung_at=now):

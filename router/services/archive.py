@@ -71,13 +71,17 @@ def receive(
 def opened(instance: Instance) -> BinaryIO:
     """Open an object's Part 10 file: in its final place, else in the inbox.
 
+    It may be moved from the one to the other between the two looks, so the third is again at the
+    final place; no file ever moves back.
+
     Raises:
         FileNotFoundError: the bytes are in neither place.
     """
-    try:
+    with suppress(FileNotFoundError):
         return storage.objects().open(instance.location)
-    except FileNotFoundError:
+    with suppress(FileNotFoundError):
         return _inbox_path(instance).open("rb")
+    return storage.objects().open(instance.location)
 
 
 def _inbox_path(instance: Instance) -> Path:
