@@ -8,7 +8,6 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.db.models import Exists, OuterRef, Q
 
@@ -48,10 +47,10 @@ class LoginForm(AuthenticationForm):
         "no_role": "This account has no role yet. Ask an administrator to give it one.",
     }
 
-    def confirm_login_allowed(self, user: AbstractBaseUser) -> None:
+    def confirm_login_allowed(self, user: User) -> None:
         """Refuse accounts that are disabled, without a role, or for programs."""
         super().confirm_login_allowed(user)
-        if not isinstance(user, User) or user.role is None:
+        if user.role is None:
             raise ValidationError(self.error_messages["no_role"], code="no_role")
         if not user.role.can_sign_in:
             raise ValidationError(self.error_messages["tokens_only"], code="tokens_only")

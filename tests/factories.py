@@ -136,7 +136,7 @@ def study(**fields: Any) -> Study:
         "last_received_at": now - timedelta(minutes=4),
     }
     merged = defaults | fields
-    merged.setdefault("patient_name_search", _searchable(merged["patient_name"]))
+    merged.setdefault("patient_name_search", _searchable(str(merged["patient_name"])))
     return Study.objects.create(**merged)
 
 

@@ -27,7 +27,7 @@ def database() -> bool:
     """Tell whether the database answers."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
-        return cursor.fetchone() == (1,)
+        return bool(cursor.fetchone() == (1,))
 
 
 def object_storage() -> bool:

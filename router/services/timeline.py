@@ -11,6 +11,8 @@ from django.db.models import Count, Max, Min, Q, Sum
 
 from router.dicom.rules import Outcome, Reason
 from router.models import (
+    DONE_STATES,
+    OPEN_STATES,
     Association,
     Attempt,
     Decision,
@@ -121,6 +123,18 @@ class Timeline:
     sendings: tuple[Sending, ...]
     proofs: tuple[Proof, ...]
 
+    @property
+    def sending_mood(self) -> str:
+        """Return the worst of what was sent: ``bad``, ``held``, ``wait``, ``ok`` or ``none``."""
+        states = {state for sending in self.sendings for state, _count in sending.states}
+        moods = {
+            "bad": {ItemState.PARKED},
+            "held": {ItemState.HELD},
+            "wait": set(OPEN_STATES),
+            "ok": set(DONE_STATES),
+        }
+        return next((mood for mood, signs in moods.items() if signs & states), "none")
+
 
 @dataclass(frozen=True)
 class WhyNot:
@@ -147,7 +161,7 @@ def of(study: Study, user: User) -> Timeline:
 def _receptions(study: Study) -> Iterable[Reception]:
     receipts = Receipt.objects.filter(instance__study=study)
     groups = receipts.values("association_id").annotate(
-        objects=Count("pk"),
+        number=Count("pk"),
         total_bytes=Sum("size"),
         first_at=Min("received_at"),
         last_at=Max("received_at"),
@@ -159,7 +173,7 @@ def _receptions(study: Study) -> Iterable[Reception]:
         outcomes = tuple((kind, row[kind]) for kind in ReceiptOutcome.values if row[kind])
         yield Reception(
             association=associations[row["association_id"]],
-            objects=row["objects"],
+            objects=row["number"],
             bytes=row["total_bytes"],
             outcomes=outcomes,
             first_at=row["first_at"],
@@ -199,13 +213,14 @@ def _masked(reason: Reason) -> Reason:
 
 
 def _sendings(study: Study, user: User) -> Iterable[Sending]:
-    jobs = Job.objects.filter(study=study).select_related("destination").order_by("pk")[:MOST_ROWS]
-    items = visible_items(user).filter(job__in=list(jobs))
+    found = Job.objects.filter(study=study).select_related("destination").order_by("pk")
+    jobs = list(found[:MOST_ROWS])
+    items = visible_items(user).filter(job__in=jobs)
     states = states_of(jobs, user)
     totals = {
         row["job_id"]: row
         for row in items.values("job_id").annotate(
-            objects=Count("pk"),
+            number=Count("pk"),
             total_bytes=Sum("size"),
             next_try_at=Min("due_at", filter=Q(state=ItemState.WAITING)),
             finished=Max("finished_at"),
@@ -219,7 +234,7 @@ def _sendings(study: Study, user: User) -> Iterable[Sending]:
         yield Sending(
             job=job,
             states=states.get(job.pk, ()),
-            objects=total["objects"],
+            objects=total["number"],
             bytes=total["total_bytes"],
             answers=tuple(answers.get(job.pk, ())),
             reasons=tuple(reasons.get(job.pk, ())),
@@ -269,12 +284,12 @@ def _reasons(jobs: Sequence[Job]) -> dict[int, list[str]]:
 def _proofs(study: Study, user: User) -> Iterable[Proof]:
     proved = visible_items(user).filter(job__study=study).exclude(proof=ProofGrade.NONE)
     groups = proved.values("destination__name", "proof").annotate(
-        objects=Count("pk"), last_at=Max("finished_at")
+        number=Count("pk"), last_at=Max("finished_at")
     )
     for row in groups.order_by("destination__name", "proof"):
         grade = ProofGrade(row["proof"])
         yield Proof(
-            row["destination__name"], grade.value, grade.label, row["objects"], row["last_at"]
+            row["destination__name"], grade.value, grade.label, row["number"], row["last_at"]
         )
 
 

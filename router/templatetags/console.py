@@ -126,6 +126,14 @@ def ago(moment: datetime | None, empty: str = EMPTY) -> SafeString:
     )
 
 
+@register.simple_tag
+def next_try(moment: datetime | None) -> SafeString:
+    """Return when something is tried again; a moment that has passed is due now."""
+    if moment is None or moment <= clock.now():
+        return SafeString("next try due now")
+    return format_html("next try {}", ago(moment))
+
+
 def relative(passed: timedelta) -> str:
     """Word a span of time: ``3 min ago``, ``in 4 min``, ``just now``."""
     seconds = passed.total_seconds()

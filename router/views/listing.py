@@ -87,7 +87,7 @@ def shown(
 
 def _wants_fragment(request: HttpRequest) -> bool:
     asked = getattr(request, "htmx", None)
-    return bool(asked) and not asked.boosted
+    return asked is not None and bool(asked) and not asked.boosted
 
 
 def private(response: HttpResponse) -> HttpResponse:

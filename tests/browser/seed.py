@@ -32,13 +32,16 @@ PATIENTS = (
     ("Ferrari^Giulia", "XA", "Coronary angiography"),
 )
 SOURCES = {"CT": "ct-1", "MR": "mr-north", "CR": "cr-2", "US": "us-er", "MG": "mammo"}
+FOLDER = {"path": "/srv/out", "layout": "{StudyDate}/{SOPInstanceUID}.dcm", "mode": "0640"}
 NO_TITLE = (
     "pacs-2 rejects our AE title DICOMROUTER (A-ASSOCIATE-RJ 1/1/3): it does not know our AE title "
     "DICOMROUTER. Add DICOMROUTER with our address there, or correct calling_ae here."
 )
 
 
-def outcome(rule: str, result: str, field: str = "", seen: str = "", wanted: str = "") -> dict:
+def outcome(
+    rule: str, result: str, field: str = "", seen: str = "", wanted: str = ""
+) -> dict[str, object]:
     """Return one line of an explanation, as the router writes it."""
     reason = {"field": field, "op": "in", "wanted": wanted, "seen": [seen], "note": ""}
     reasons = [reason | {"ok": result == "matched"}] if field else []
@@ -81,9 +84,7 @@ def _destinations(now: datetime) -> tuple[Destination, Destination, Destination]
     }
     pacs = factories.destination("pacs-2", lane=stopped)
     archive = factories.destination("archive", lane={"last_success_at": now})
-    folder = factories.destination(
-        "research", kind="folder", settings={"path": "/srv/out"}, lane=backoff
-    )
+    folder = factories.destination("research", kind="folder", settings=FOLDER, lane=backoff)
     return pacs, archive, folder
 
 
@@ -112,17 +113,21 @@ def _counts(now: datetime) -> None:
     for back in range(24):
         busy = 40 + abs(12 - back) * 35 + (back * 7919) % 90
         for modality, share in (("CT", 6), ("MR", 3), ("CR", 1)):
-            figures = {"hour": hour - timedelta(hours=back), "modality": modality}
             number = busy * share
             factories.hour_count(
-                objects_count=number, bytes=number * 524_288, source=SOURCES[modality], **figures
+                hour=hour - timedelta(hours=back),
+                modality=modality,
+                objects_count=number,
+                bytes=number * 524_288,
+                source=SOURCES[modality],
             )
             factories.hour_count(
                 CounterKind.DELIVERED,
+                hour=hour - timedelta(hours=back),
+                modality=modality,
                 objects_count=number - back % 5,
                 bytes=number * 524_288,
                 destination="archive" if share > 1 else "research",
-                **figures,
             )
 
 
