@@ -15,6 +15,7 @@ from django.conf import settings
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 29.0
+STANDARD_ERROR = 2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -45,11 +46,15 @@ def _end_with_parent() -> None:
 def start(
     arguments: Sequence[str], *, extra: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start ``manage.py`` with ``arguments`` in a process group of its own."""
+    """Start ``manage.py`` with ``arguments`` in a process group of its own.
+
+    It talks on standard error: standard output belongs to whoever started the product.
+    """
     manage = Path(settings.BASE_DIR) / "manage.py"
     return subprocess.Popen(  # noqa: S603 - our own program and literal arguments
         [sys.executable, str(manage), *arguments],
         env={**os.environ, **(extra or {})},
+        stdout=STANDARD_ERROR,
         start_new_session=True,
         preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread runs before the children do
     )

@@ -7,6 +7,8 @@ from django.core.management.base import BaseCommand
 from django.core.wsgi import get_wsgi_application
 from gunicorn.app.base import BaseApplication
 
+from router.services import durability
+
 WORKERS = 2
 THREADS = 8
 
@@ -46,4 +48,5 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **_options: Any) -> None:  # Any: Django's signature
         """Run until SIGTERM; requests under way finish within 20 s."""
+        durability.refuse_unsafe_database()
         _Server().run()

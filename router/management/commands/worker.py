@@ -22,7 +22,7 @@ from django_q.cluster import Cluster
 
 from router import doorbell, stopping
 from router.management import processes
-from router.services import heartbeats, upkeep
+from router.services import durability, heartbeats, upkeep
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:  # Any: Django's signature
         """Run until SIGTERM."""
+        durability.refuse_unsafe_database()
         if options["cluster"]:
             Cluster().start()
             return
