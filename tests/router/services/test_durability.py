@@ -1,9 +1,10 @@
 """A database that forgets is refused in production."""
 
+from typing import Any
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
-from pytest_django.fixtures import SettingsWrapper
 
 from router.services import durability
 
@@ -15,7 +16,9 @@ def _weaken() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_refuses_a_database_that_loses_commits(settings: SettingsWrapper) -> None:
+def test_refuses_a_database_that_loses_commits(
+    settings: Any,
+) -> None:  # Any: pytest-django has no type
     settings.PRODUCTION = True
     _weaken()
     try:
@@ -26,7 +29,7 @@ def test_refuses_a_database_that_loses_commits(settings: SettingsWrapper) -> Non
 
 
 @pytest.mark.django_db(transaction=True)
-def test_development_is_not_asked(settings: SettingsWrapper) -> None:
+def test_development_is_not_asked(settings: Any) -> None:  # Any: pytest-django has no type
     settings.PRODUCTION = False
     _weaken()
     try:
