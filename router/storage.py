@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
+from boto3.s3.transfer import TransferConfig
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from storages.backends.s3 import S3Storage
 
 CHUNK = 1 << 20
+# Parts of 16 MiB, one after the other: a worker is a process of its own.
+TRANSFER = TransferConfig(
+    multipart_threshold=16 << 20, multipart_chunksize=16 << 20, use_threads=False
+)
 
 
 class StorageMismatch(OSError):
@@ -147,7 +152,9 @@ class BucketStorage:
                 digest = _digest(file)
                 file.seek(0)
                 stored = self.backend.bucket.Object(self.backend._normalize_name(key))
-                stored.upload_fileobj(file, ExtraArgs={"Metadata": {"sha256": digest}})
+                stored.upload_fileobj(
+                    file, ExtraArgs={"Metadata": {"sha256": digest}}, Config=TRANSFER
+                )
             stored.load()
             if (
                 stored.content_length != path.stat().st_size
@@ -160,7 +167,9 @@ class BucketStorage:
         """Fetch the object into an unnamed temporary file and open that."""
         self.size(key)
         file = tempfile.TemporaryFile(dir=settings.SPOOL_DIR)  # noqa: SIM115 - handed to the caller
-        self.backend.bucket.Object(self.backend._normalize_name(key)).download_fileobj(file)
+        self.backend.bucket.Object(self.backend._normalize_name(key)).download_fileobj(
+            file, Config=TRANSFER
+        )
         file.seek(0)
         return cast("BinaryIO", file)
 

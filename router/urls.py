@@ -23,6 +23,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/search/", studies.search, name="study-search"),
     path("studies/newer/", studies.newer, name="studies-newer"),
     path("studies/<int:pk>/", studies.study, name="study"),
+    path("studies/<int:pk>/route/", studies.route_again, name="study-route"),
     path("jobs/", jobs.listing, name="jobs"),
     path("jobs/confirm/", jobs.confirm, name="jobs-confirm"),
     path("jobs/apply/", jobs.apply, name="jobs-apply"),

@@ -17,10 +17,12 @@ import pytest
 from django.conf import settings
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from router.destinations.form import DestinationForm
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("router", "ingest", "dicomweb")
 
-PUBLIC_ADDRESSES = {"healthz", "readyz", "login/", "logout/"}
+PUBLIC_ADDRESSES = {"healthz", "readyz", "login/", "logout/", "theme/"}
 """The short list: the only addresses that an anonymous person may reach."""
 
 SIGNED_IN_ADDRESSES = {"", "password/"}
@@ -179,7 +181,9 @@ class TestSettings:
 
     def test_only_the_settings_module_reads_the_environment(self) -> None:
         reads = re.compile(r"os\.(environ(?!\.setdefault\(\"DJANGO_SETTINGS_MODULE\")|getenv)")
-        allowed = {"router/settings.py"}
+        # These two hand the whole environment, or one path of ours in it, to child processes.
+        passing_on = {"router/management/processes.py", "router/stopping.py"}
+        allowed = {"router/settings.py"} | passing_on
         readers = {name_of(p) for p in python_files() if reads.search(p.read_text())}
         assert readers - allowed == set()
 
@@ -206,7 +210,9 @@ class TestDestinationKinds:
 
     def test_each_has_a_form_with_its_endpoint_fields(self) -> None:
         for name, kind in self.kinds().items():
-            fields = set(kind.form.base_fields)  # type: ignore[attr-defined]
+            shared = set(DestinationForm.base_fields)
+            assert {f for f in shared if f"`{f}`" not in page} == set()
+            fields = set(kind.form.base_fields) - shared  # type: ignore[attr-defined]
             assert fields, name
             assert set(kind.endpoint_fields) <= fields, name  # type: ignore[attr-defined]
 

@@ -177,12 +177,13 @@ def _send(calling_ae: str, instances: list[Dataset]) -> None:
     )
     if not form.is_valid():
         raise ValueError(form.errors.as_text())
-    outgoing = [_outgoing(number, ds) for number, ds in enumerate(instances)]
-    for _result in KINDS["dicom"].sender(form.cleaned_data).send(outgoing, Context()):
+    items = [outgoing(number, ds) for number, ds in enumerate(instances)]
+    for _result in KINDS["dicom"].sender(form.cleaned_data).send(items, Context()):
         pass
 
 
-def _outgoing(number: int, ds: Dataset) -> Outgoing:
+def outgoing(number: int, ds: Dataset) -> Outgoing:
+    """Return a made-up instance in the form that senders take."""
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
     write_dataset(buffer, ds)

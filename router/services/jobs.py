@@ -6,9 +6,9 @@ The count that comes back is the count that changed; items that moved on meanwhi
 from django.db import transaction
 
 from router import doorbell
-from router.models import Destination, Lane, LaneState
+from router.models import DecisionOutcome, Destination, Lane, LaneState, RoutingMark, Study
 from router.models.jobs import JobItemQuerySet
-from router.services import audit
+from router.services import audit, routing
 from router.services.actors import Actor
 
 
@@ -49,6 +49,26 @@ def release(items: JobItemQuerySet, *, actor: Actor) -> int:
 def cancel(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Give up items that are neither sent nor being sent."""
     return _record("cancelled", items.cancel(f"Cancelled by {actor.name}."), actor)
+
+
+@transaction.atomic
+def route_again(study: Study, *, actor: Actor) -> int:
+    """Have the instances that no rule took judged by the rules of today.
+
+    Returns:
+        How many instances are to be decided anew.
+    """
+    held = RoutingMark.objects.filter(instance__study=study, decision__outcome=DecisionOutcome.HELD)
+    count = routing.reconsider(held.values_list("instance_id", flat=True))
+    if count:
+        audit.record(
+            "study.routed_again",
+            actor=actor,
+            code="instances.transferred",
+            study_instance_uid=study.study_instance_uid,
+            details={"count": count},
+        )
+    return count
 
 
 @transaction.atomic

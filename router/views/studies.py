@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterable, Sequence
 
+from django.contrib import messages
 from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
@@ -11,15 +12,17 @@ from django.views.decorators.http import require_POST, require_safe
 
 from router.forms import StudyFilter
 from router.models import (
+    DecisionOutcome,
     Destination,
     Instance,
     InstanceState,
     Permission,
+    RoutingMark,
     Series,
     Study,
     User,
 )
-from router.services import access, audit, timeline, visibility
+from router.services import access, audit, jobs, timeline, visibility
 from router.services.access import requires
 from router.templatetags.console import MASK, dicom_date, modalities, person
 from router.views.dashboard import first_command
@@ -146,9 +149,20 @@ def study(request: HttpRequest, pk: int) -> HttpResponse:
         "timeline": timeline.of(row, user),
         "series": _series(row, user),
         "apart": _apart(row, user),
+        "held": _held(row),
         **_why(request, row, user),
     }
     return shown(request, "studies/study.html", "studies/_timeline.html", context)
+
+
+@requires(Permission.MANAGE_JOBS)
+@require_POST
+def route_again(request: HttpRequest, pk: int) -> HttpResponse:
+    """Judge the instances that no rule took by the rules of today."""
+    row = get_object_or_404(visibility.visible_studies(access.person(request)), pk=pk)
+    count = jobs.route_again(row, actor=access.actor(request))
+    messages.success(request, f"{count} objects are judged by the rules of today.")
+    return redirect("study", pk=pk)
 
 
 def _why(request: HttpRequest, row: Study, user: User) -> dict[str, object]:
@@ -160,6 +174,11 @@ def _why(request: HttpRequest, row: Study, user: User) -> dict[str, object]:
         "asked": asked,
         "why": timeline.why_not(row, asked, user) if asked else None,
     }
+
+
+def _held(row: Study) -> int:
+    marks = RoutingMark.objects.filter(instance__study=row)
+    return marks.filter(decision__outcome=DecisionOutcome.HELD).count()
 
 
 def _series(row: Study, user: User) -> QuerySet[Series]:

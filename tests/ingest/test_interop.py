@@ -71,8 +71,10 @@ def test_shipped_files_arrive_byte_for_byte(
     assert {s.transfer_syntax for s in running.intake.objects} == {i.transfer_syntax for i in items}
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real set is not on this machine")
 def test_the_real_set_arrives_byte_for_byte(running: Running) -> None:
+    if not REAL.is_dir():
+        assert "CI" not in os.environ, f"{REAL} is missing"
+        return
     items = [read_raw(path) for path in sorted(REAL.glob("*.dcm"))]
     sent = send_raw(HOST, running.port, [item for item in items if is_storable(item)])
     running.intake.wait_closed()

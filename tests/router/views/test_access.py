@@ -43,6 +43,7 @@ POSTS: dict[str, tuple[dict[str, object], set[str]]] = {
     "destination-resume": ({"name": "pacs-2"}, RUNNERS),
     "destination-pause": ({"name": "archive"}, RUNNERS),
     "destination-verify": ({"name": "research"}, RUNNERS),
+    "study-route": ({"pk": 0}, RUNNERS),
     "study-search": ({"data": {"q": "ACC"}}, EVERYBODY),
 }
 PUBLIC = {"login", "logout", "theme", "healthz", "readyz"}
