@@ -67,7 +67,6 @@ __all__ = [
     "QuietTimer",
     "Receipt",
     "ReceiptOutcome",
-    "ReceiptOutcome",
     "Role",
     "RoutingDefaults",
     "RoutingMark",
