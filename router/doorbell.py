@@ -49,11 +49,7 @@ def _ring(task: str, ids: tuple[int, ...]) -> None:
     key, now = _key(task, ids), datetime.now(UTC)
     silent = Q(rung=False) | Q(rung_at__lt=now - FORGOTTEN) | Q(rung_at__gt=now + FORGOTTEN)
     if not Bell.objects.filter(silent, key=key).update(rung=True, rung_at=now):
-        _bell, is_new = Bell.objects.get_or_create(
-            key=key, defaults={"rung": True, "rung_at": now}
-        )
+        _bell, is_new = Bell.objects.get_or_create(key=key, defaults={"rung": True, "rung_at": now})
         if not is_new:
             return
     async_task(f"router.tasks.{task}", *ids)
-
-

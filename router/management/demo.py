@@ -212,7 +212,7 @@ def _file(content: bytes) -> BinaryIO:
     file = tempfile.TemporaryFile()  # noqa: SIM115 - handed to the sender, who closes it
     file.write(content)
     file.seek(0)
-    return file  # type: ignore[return-value]
+    return file
 
 
 def _header(data: bytes) -> Header:
