@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from functools import cache
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
@@ -128,12 +129,12 @@ def _copy_verified(path: Path, target: Path) -> None:
         os.fsync(copy.fileno())
         source.seek(0)
         copy.seek(0)
-        if _digest(source) != _digest(cast("BinaryIO", copy)):
+        if _digest(source) != _digest(copy):
             raise StorageMismatch(f"{target.name}: the copy differs from the spooled object")
     part.rename(target)
 
 
-def _digest(file: BinaryIO) -> str:
+def _digest(file: BufferedReader | BufferedRandom) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
