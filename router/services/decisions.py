@@ -63,10 +63,16 @@ _cached: Configuration | None = None
 def configuration() -> Configuration:
     """Return the rules in force; compiled anew only when the revision has changed."""
     global _cached
-    revision = ConfigRevision.objects.order_by("-number").values_list("number", flat=True).first()
-    if _cached is None or _cached.revision is None or _cached.revision != revision:
+    revision = _newest_revision()
+    while _cached is None or revision is None or _cached.revision != revision:
         _cached = _load(revision)
+        if revision == (revision := _newest_revision()):
+            break  # else a new one came while its rules were read
     return _cached
+
+
+def _newest_revision() -> int | None:
+    return ConfigRevision.objects.order_by("-number").values_list("number", flat=True).first()
 
 
 def _load(revision: int | None) -> Configuration:
@@ -141,40 +147,112 @@ def _match_one(instance: Instance, association: Association, config: Configurati
     return Group([outcome.as_dict() for outcome in found.outcomes], tuple(found.chosen))
 
 
-def decide(
-    group: Group,
-    config: Configuration,
-    *,
-    phase: DecisionPhase,
-    acting: Sequence[RuleSpec],
-    waits: bool = False,
-) -> Decision:
-    """Write the decision of a group, and the items of the rules that act now."""
-    chosen: dict[str, str] = {}
-    for spec in acting:
-        for name in spec.send:
-            chosen.setdefault(name, spec.name)
-    decision = Decision.objects.create(
-        study_id=group.instances[0].study_id,
+@dataclass(frozen=True)
+class Ruling:
+    """A group of instances with what makes the router decide, and the rules that act now."""
+
+    group: Group
+    phase: DecisionPhase
+    acting: tuple[RuleSpec, ...]
+    waits: bool = False
+
+    @property
+    def study_id(self) -> int:
+        """The study the group belongs to."""
+        return self.group.instances[0].study_id
+
+    def choices(self) -> dict[str, RuleSpec]:
+        """Return the destinations chosen, each with the first rule that sends there."""
+        chosen: dict[str, RuleSpec] = {}
+        for spec in self.acting:
+            for name in spec.send:
+                chosen.setdefault(name, spec)
+        return chosen
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One destination chosen by one ruling, with the instances it has no item for yet."""
+
+    ruling: Ruling
+    spec: RuleSpec
+    destination: Destination
+    fresh: tuple[Instance, ...]
+
+    @property
+    def key(self) -> str:
+        return f"rule:{self.spec.name}:{self.ruling.study_id}:{self.destination.pk}"
+
+
+def decide(rulings: Sequence[Ruling], config: Configuration) -> list[Decision]:
+    """Write decisions, and the jobs and items of the rules that act now; few statements for many.
+
+    Args:
+        rulings: what is to be decided; runs inside the caller's transaction.
+        config: the rules in force.
+
+    Returns:
+        The decisions, in the order of the rulings.
+    """
+    taken = _taken(rulings)
+    choices = [_choices(ruling, taken) for ruling in rulings]
+    found = Decision.objects.bulk_create(
+        _decision(ruling, chosen, config) for ruling, chosen in zip(rulings, choices, strict=True)
+    )
+    _create_items(list(zip(found, choices, strict=True)))
+    return found
+
+
+_Destinations = dict[str, Destination]
+_Taken = tuple[_Destinations, set[tuple[int, int, str]]]
+
+
+def _taken(rulings: Sequence[Ruling]) -> _Taken:
+    """Return the destinations by name, and the pairs that an earlier decision has chosen."""
+    names = {name for ruling in rulings for name in ruling.choices()}
+    if not names:
+        return {}, set()
+    rows = Destination.objects.in_bulk(list(names), field_name="name")
+    instances = [one.pk for ruling in rulings for one in ruling.group.instances]
+    items = JobItem.objects.filter(
+        destination__in=rows.values(), instance__in=instances, cause=Cause.RULE
+    )
+    return rows, set(items.values_list("destination_id", "instance_id", "transform"))
+
+
+def _choices(ruling: Ruling, taken: _Taken) -> list[_Choice]:
+    rows, pairs = taken
+    return [
+        _Choice(
+            ruling,
+            spec,
+            rows[name],
+            tuple(
+                one
+                for one in ruling.group.instances
+                if (rows[name].pk, one.pk, spec.transform or "") not in pairs
+            ),
+        )
+        for name, spec in ruling.choices().items()
+    ]
+
+
+def _decision(ruling: Ruling, chosen: Sequence[_Choice], config: Configuration) -> Decision:
+    count = len(ruling.group.instances)
+    problem = ruling.group.problem
+    return Decision(
+        study_id=ruling.study_id,
         revision_id=config.revision,
-        phase=phase,
-        outcome=_outcome(config, routed=bool(chosen), waits=waits, problem=group.problem),
-        explanation=group.explanation,
-        destinations=chosen,
-        problem=group.problem,
-        instances_count=len(group.instances),
-        chosen_count=len(group.instances) * len(chosen),
+        phase=ruling.phase,
+        outcome=_outcome(config, routed=bool(chosen), waits=ruling.waits, problem=problem),
+        explanation=ruling.group.explanation,
+        destinations={choice.destination.name: choice.spec.name for choice in chosen},
+        problem=problem,
+        instances_count=count,
+        chosen_count=count * len(chosen),
+        joined_count=sum(count - len(choice.fresh) for choice in chosen),
         created_at=clock.now(),
     )
-    by_rule = {spec.name: spec for spec in acting}
-    rows = Destination.objects.in_bulk(list(chosen), field_name="name") if chosen else {}
-    joined = sum(
-        _choose(decision, rows[name], by_rule[rule], group.instances)
-        for name, rule in chosen.items()
-    )
-    if joined:
-        Decision.objects.filter(pk=decision.pk).update(joined_count=joined)
-    return decision
 
 
 def _outcome(config: Configuration, *, routed: bool, waits: bool, problem: str) -> DecisionOutcome:
@@ -187,48 +265,53 @@ def _outcome(config: Configuration, *, routed: bool, waits: bool, problem: str) 
     return DecisionOutcome.ARCHIVED
 
 
-def _choose(
-    decision: Decision, destination: Destination, spec: RuleSpec, instances: Sequence[Instance]
-) -> int:
-    """Make the items of one rule for one destination.
-
-    Returns:
-        How many instances had an item for this destination already; they join that one.
-    """
+def _create_items(decided: Sequence[tuple[Decision, Sequence[_Choice]]]) -> None:
+    """Make the jobs that are missing and the items of every choice."""
+    jobs = _ensure_jobs([choice for _decision, choices in decided for choice in choices])
     now = clock.now()
-    key = f"rule:{spec.name}:{decision.study_id}:{destination.pk}"
-    job, _is_new = Job.objects.get_or_create(
-        key=key,
-        defaults={
-            "study_id": decision.study_id,
-            "destination": destination,
-            "cause": Cause.RULE,
-            "rule": spec.name,
-            "created_at": now,
-        },
-    )
-    transform = spec.transform or ""
-    chosen_before = JobItem.objects.filter(
-        destination=destination, instance__in=instances, transform=transform, cause=Cause.RULE
-    )
-    taken = set(chosen_before.values_list("instance_id", flat=True))
     JobItem.objects.bulk_create(
         [
             JobItem(
-                job=job,
-                destination=destination,
+                job=jobs[choice.key],
+                destination=choice.destination,
                 instance=instance,
                 decision=decision,
                 cause=Cause.RULE,
-                transform=transform,
-                endpoint=destination.endpoint,
+                transform=choice.spec.transform or "",
+                endpoint=choice.destination.endpoint,
                 size=instance.size,
                 created_at=now,
             )
-            for instance in instances
-            if instance.pk not in taken
+            for decision, choices in decided
+            for choice in choices
+            for instance in choice.fresh
         ],
         batch_size=500,
     )
-    doorbell.ring("deliver", destination.pk, 0)
-    return len(taken)
+    for pk in {choice.destination.pk for _decision, choices in decided for choice in choices}:
+        doorbell.ring("deliver", pk, 0)
+
+
+def _ensure_jobs(choices: Sequence[_Choice]) -> dict[str, Job]:
+    wanted = {choice.key: choice for choice in choices}
+    found = {job.key: job for job in Job.objects.filter(key__in=wanted)}
+    missing = [choice for key, choice in wanted.items() if key not in found]
+    if missing:
+        now = clock.now()
+        Job.objects.bulk_create(
+            [
+                Job(
+                    key=choice.key,
+                    study_id=choice.ruling.study_id,
+                    destination=choice.destination,
+                    cause=Cause.RULE,
+                    rule=choice.spec.name,
+                    created_at=now,
+                )
+                for choice in missing
+            ],
+            ignore_conflicts=True,
+        )
+        keys = [choice.key for choice in missing]
+        found |= {job.key: job for job in Job.objects.filter(key__in=keys)}
+    return found

@@ -9,12 +9,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Case, QuerySet, Value, When
 
 from router import doorbell
 from router.dicom.rules import RuleSpec
 from router.models import (
+    Decision,
     DecisionPhase,
     Instance,
     QuietTimer,
@@ -48,9 +49,11 @@ def route_batch(limit: int = BATCH) -> int:
         return 0
     config = decisions.configuration()
     groups = decisions.group_up(((m.instance, m.association, m.pk) for m in marks), config)
-    with transaction.atomic():
-        for group in groups:
-            _write_arrival(group, config)
+    try:
+        with transaction.atomic():
+            _write_arrivals(groups, config)
+    except IntegrityError as error:  # another router has chosen one of these pairs just now
+        raise Overtaken from error
     return len(marks)
 
 
@@ -62,18 +65,33 @@ def _take(limit: int) -> QuerySet[RoutingMark]:
     return marks[:limit]
 
 
-def _write_arrival(group: decisions.Group, config: decisions.Configuration) -> None:
-    at_once = [spec for spec in group.chosen if spec.on == Trigger.INSTANCE.value]
-    later = [spec for spec in group.chosen if spec.on != Trigger.INSTANCE.value]
-    decision = decisions.decide(
-        group, config, phase=DecisionPhase.ARRIVAL, acting=at_once, waits=bool(later)
-    )
-    answered = RoutingMark.objects.filter(pk__in=group.marks, decision=None)
-    if answered.update(decision=decision) != len(group.marks):
+def _write_arrivals(groups: Sequence[decisions.Group], config: decisions.Configuration) -> None:
+    rulings = [_on_arrival(group) for group in groups]
+    decided = decisions.decide(rulings, config)
+    _answer(groups, decided)
+    _push_back([instance for group in groups for instance in group.instances])
+    for group in groups:
+        for spec in group.chosen:
+            if spec.on != Trigger.INSTANCE.value:
+                _wait(spec, group.instances, config)
+
+
+def _on_arrival(group: decisions.Group) -> decisions.Ruling:
+    at_once = tuple(spec for spec in group.chosen if spec.on == Trigger.INSTANCE.value)
+    waits = len(at_once) < len(group.chosen)
+    return decisions.Ruling(group, DecisionPhase.ARRIVAL, at_once, waits)
+
+
+def _answer(groups: Sequence[decisions.Group], decided: Sequence[Decision]) -> None:
+    """Answer the marks, if they all still wait; one statement for all of them."""
+    marks = [pk for group in groups for pk in group.marks]
+    whens = [
+        When(pk__in=group.marks, then=Value(decision.pk))
+        for group, decision in zip(groups, decided, strict=True)
+    ]
+    undecided = RoutingMark.objects.filter(pk__in=marks, decision=None)
+    if undecided.update(decision_id=Case(*whens)) != len(marks):
         raise Overtaken
-    _push_back(group.instances)
-    for spec in later:
-        _wait(spec, group.instances, config)
 
 
 # --- quiet timers --------------------------------------------------------------------------------
@@ -81,7 +99,8 @@ def _push_back(instances: Sequence[Instance]) -> None:
     """Every arrival pushes back the open timers of its study and series, up to their cap."""
     now = clock.now()
     series = {instance.series_id for instance in instances}
-    timers = QuietTimer.objects.filter(study_id=instances[0].study_id, fired_at=None)
+    studies = {instance.study_id for instance in instances}
+    timers = QuietTimer.objects.filter(study_id__in=studies, fired_at=None)
     for timer in timers:
         if timer.series_id is None or timer.series_id in series:
             due = min(now + timedelta(seconds=timer.quiet_seconds), timer.cap_at)
@@ -146,7 +165,7 @@ def _fire(timer: QuietTimer, now: datetime) -> bool:
     try:
         with transaction.atomic():
             _write_fired(timer, ids, groups, config, now=now)
-    except Overtaken:
+    except (Overtaken, IntegrityError):
         return False
     return True
 
@@ -164,9 +183,15 @@ def _write_fired(
         raise Overtaken
     if timer.items.count() != len(ids):
         raise Overtaken  # an instance joined meanwhile; the next look takes it along
-    for group in groups:
-        acting = [spec for spec in group.chosen if spec.name == timer.rule]
-        decisions.decide(group, config, phase=DecisionPhase.QUIET, acting=acting)
+    rulings = [
+        decisions.Ruling(
+            group,
+            DecisionPhase.QUIET,
+            tuple(spec for spec in group.chosen if spec.name == timer.rule),
+        )
+        for group in groups
+    ]
+    decisions.decide(rulings, config)
     timer.items.all().delete()
 
 
