@@ -136,7 +136,9 @@ def _deliver(claim: Claim, stop: Callable[[], bool]) -> int:
     outgoing = [_outgoing(item) for item in claim.items.values()]
     sender = KINDS[claim.destination.kind].sender(version.settings)
     first_use = claim.destination.lane.verified_endpoint != version.endpoint
-    context = Context(progress=claim.progress, stop=stop, abort=stopping.overdue, echo_first=first_use)
+    context = Context(
+        progress=claim.progress, stop=stop, abort=stopping.overdue, echo_first=first_use
+    )
     return _gather(claim, sender, outgoing, context)
 
 
