@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Case, CharField, F, Value, When
+from django.db.models import BigIntegerField, Case, CharField, F, Value, When
 
 from router.destinations.base import Result
 from router.destinations.outcomes import Outcome
@@ -87,37 +87,47 @@ def finish(claim: Claim, results: Sequence[Result]) -> int:
 
 def _finish_delivered(claim: Claim, results: Sequence[Result]) -> int:
     now, count, tally = clock.now(), 0, Tally()
-    for outcome, state in _DONE.items():
-        group = [result for result in results if result.outcome == outcome]
-        if not group:
-            continue
+    for (outcome, status, reason), group in _alike(results, _delivered_key).items():
         mine = JobItem.objects.filter(pk__in=[r.item_id for r in group]).leased_by(claim.owner)
         ids = set(mine.values_list("pk", flat=True))
         for result in group:
             if result.item_id in ids:
                 _count(tally, claim, result, CounterKind.DELIVERED, now)
-        count += mine.update(
-            state=state,
+        changed = mine.update(
+            state=_DONE[outcome],
             proof=ProofGrade.ACCEPTED,
             finished_at=now,
             owner="",
             lease_until=None,
             due_at=None,
-            status=group[0].status,
-            reason=_by_item(group, lambda r: " ".join(r.warnings) or _remark(r)),
-            egress_sha256=_by_item(group, lambda r: r.egress_sha256 or ""),
+            status=status,
+            reason=reason,
+            egress_sha256=Case(
+                *(When(pk=r.item_id, then=Value(r.egress_sha256 or "")) for r in group),
+                default=Value(""),
+                output_field=CharField(),
+            ),
         )
+        if changed != len(ids):
+            raise LeaseLost(claim.destination.name)  # in between; nothing of this group counts
+        count += changed
     tally.write()
     return count
 
 
-def _remark(result: Result) -> str:
-    return result.detail if result.outcome == Outcome.WARNING else ""
+def _alike(
+    results: Sequence[Result], key: Callable[[Result], tuple[Outcome, int | None, str]]
+) -> dict[tuple[Outcome, int | None, str], list[Result]]:
+    """Put results that are written alike together: a group is one statement."""
+    groups: dict[tuple[Outcome, int | None, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return groups
 
 
-def _by_item(results: Sequence[Result], text: Callable[[Result], str]) -> Case:
-    whens = [When(pk=result.item_id, then=Value(text(result)[:500])) for result in results]
-    return Case(*whens, default=Value(""), output_field=CharField())
+def _delivered_key(result: Result) -> tuple[Outcome, int | None, str]:
+    remark = result.detail if result.outcome == Outcome.WARNING else ""
+    return result.outcome, result.status, (" ".join(result.warnings) or remark)[:500]
 
 
 def _count(tally: Tally, claim: Claim, result: Result, kind: CounterKind, now: datetime) -> None:
@@ -167,15 +177,23 @@ def _parks(item: JobItem, result: Result) -> bool:
 
 def _end_attempts(claim: Claim, results: Sequence[Result]) -> None:
     now = clock.now()
-    for result in results:
-        attempt = claim.attempts[result.item_id]
-        Attempt.objects.filter(pk=attempt.pk, outcome=AttemptOutcome.RUNNING).update(
+    for (_outcome, status, detail), group in _alike(results, _attempt_key).items():
+        attempts = {claim.attempts[result.item_id].pk: result for result in group}
+        Attempt.objects.filter(pk__in=attempts, outcome=AttemptOutcome.RUNNING).update(
             ended_at=now,
-            outcome=_attempt_outcome(result),
-            status=result.status,
-            detail=result.detail[:500],
-            bytes_sent=result.bytes_sent,
+            outcome=_attempt_outcome(group[0]),
+            status=status,
+            detail=detail,
+            bytes_sent=Case(
+                *(When(pk=pk, then=Value(r.bytes_sent)) for pk, r in attempts.items()),
+                default=Value(0),
+                output_field=BigIntegerField(),
+            ),
         )
+
+
+def _attempt_key(result: Result) -> tuple[Outcome, int | None, str]:
+    return result.outcome, result.status, result.detail[:500]
 
 
 def _attempt_outcome(result: Result) -> AttemptOutcome:
