@@ -5,7 +5,11 @@ the socket (`ingest.dialogue`); the upper layer's thread sleeps meanwhile. It re
 storing means (`ingest.handlers`) and who may come (`ingest.sources`); it asks the receiver.
 """
 
+import contextlib
 import logging
+import select
+import socket
+import ssl
 import threading
 import time
 import uuid
@@ -22,12 +26,14 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.transport import AssociationSocket
 
 from ingest.dialogue import Dialogue
 from ingest.handlers import Session, StoreRequest
 from ingest.negotiation import Context, Proposal, Roles, negotiate
 from ingest.sources import Admission, Rejection
 from ingest.status import Status
+from ingest.waiting import Visitor
 from ingest.wire import (
     ASSOCIATE_SECONDS,
     MAXIMUM_PDU,
@@ -51,11 +57,39 @@ DRAIN_SECONDS = 1.0
 DRAIN_BYTES = 64 << 10
 
 
-class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom carries no types for us
+class Transport(AssociationSocket):  # type: ignore[misc]  # pynetdicom carries no types for us
+    """pynetdicom's socket, of any number and closed for certain."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be read; the base class's select ends at descriptor 1023."""
+        sock = self.socket
+        if sock is None or not self._is_connected:
+            return False
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return True
+        poll = select.poll()
+        try:
+            poll.register(sock, select.POLLIN)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):
+            self.event_queue.put(TRANSPORT_CLOSED)
+            return False
+
+    def _shutdown_socket(self) -> None:
+        sock = self.socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+
+class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # as above
     """pynetdicom's upper layer with bounded reading, whose socket can be lent out."""
 
-    def __init__(self, assoc: "InboundAssociation", *, lends: bool) -> None:
+    def __init__(self, assoc: "InboundAssociation", *, request: bytes, lends: bool) -> None:
         super().__init__(assoc)
+        self._request = request
         self._lends = lends
         self._lent = threading.Event()
         self._wake = threading.Event()
@@ -90,6 +124,10 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom carrie
         self._wake.set()
 
     def _is_transport_event(self) -> bool:
+        if self._request and self.state_machine.current_state == "Sta2":
+            request, self._request = self._request, b""
+            self._deliver(request)
+            return True
         # Lent from the moment this thread enters Sta6, so no P-DATA is ever read twice.
         if self._lends and self.state_machine.current_state == "Sta6":
             self._lent.set()
@@ -118,11 +156,12 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # pynetdicom carrie
         reader = Reader(
             self.socket.socket,
             idle_seconds=ASSOCIATE_SECONDS,
+            pdu_seconds=ASSOCIATE_SECONDS,
             buffer=2 * MAXIMUM_PDU,
             reads_ahead=False,
         )
         try:
-            kind, length = reader.pdu_header(seconds=ASSOCIATE_SECONDS)
+            kind, length = reader.pdu_header()
             pdu = reader.pdu_body(kind, length)
         except ProtocolError as error:
             log.warning("pdu.refused", extra={"error": str(error)})
@@ -188,21 +227,23 @@ class Negotiator(ACSE):  # type: ignore[misc]  # as above
 class InboundAssociation(Association):  # type: ignore[misc]  # as above
     """An association of which we are the acceptor."""
 
-    def __init__(self, server: "ReceiverServer", *, host: str, port: int, slot: int) -> None:
+    def __init__(self, server: "ReceiverServer", visitor: Visitor, *, slot: int) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self._server = server
         self.receiver: Receiver = server.receiver
-        self.remote_host = host
-        self.remote_port = port
+        self.remote_host = visitor.host
+        self.remote_port = visitor.remote_port
+        self.is_secure = visitor.port.context is not None
         self.slot = slot
         self.session: Session | None = None
         self.is_stopping = False
         self._reason = ""
         self.acse = Negotiator(self)
-        self.dul = UpperLayer(self, lends=server.receiver.takes_over)
+        self.dul = UpperLayer(self, request=visitor.request, lends=server.receiver.takes_over)
         # The timeouts live in the upper layer, which is new.
         self.acse_timeout = self.ae.acse_timeout
         self.network_timeout = self.ae.network_timeout
+        self.set_socket(Transport(self, client_socket=visitor.socket))
 
     def open_session(self, admission: Admission, contexts: tuple[Context, ...]) -> None:
         request = self.requestor.primitive
@@ -216,6 +257,7 @@ class InboundAssociation(Association):  # type: ignore[misc]  # as above
             source=admission.source,
             duplicates=admission.duplicates,
             started_at=datetime.now(UTC),
+            secure=self.is_secure,
         )
         self.session = Session(facts, contexts, storage=self.receiver.storage)
 
@@ -245,11 +287,15 @@ class InboundAssociation(Association):  # type: ignore[misc]  # as above
         """Own the socket until data transfer ends, then give it back for the tear-down."""
         sock = self.dul.socket.socket
         sock.settimeout(TICK)
+        pace = self.receiver.pace
         reader = Reader(
-            sock, idle_seconds=self.network_timeout, is_stopping=lambda: self.is_stopping
+            sock,
+            idle_seconds=self.network_timeout,
+            pdu_seconds=pace.pdu_seconds,
+            is_stopping=lambda: self.is_stopping,
         )
         try:
-            pdu = Dialogue(reader, session, send=sock.sendall).run()
+            pdu = Dialogue(reader, session, send=sock.sendall, pace=pace).run()
         except ProtocolError as error:
             log.warning("association.malformed", extra=_about(session, str(error)))
             self._end("protocol_error", event=INVALID_PDU)

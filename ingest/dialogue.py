@@ -6,6 +6,7 @@ negotiation and ends at the first PDU that is not P-DATA, which is handed back. 
 know pynetdicom and the rules of storage.
 """
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from ingest.wire import (
     REQUESTS,
     Command,
     Fragment,
+    Pace,
+    Progress,
     ProtocolError,
     Reader,
     decode_command,
@@ -28,6 +31,8 @@ from ingest.wire import (
 )
 
 MOST_FOREIGN = 1 << 20
+# Longer than this and a step of ours is not the peer's slowness.
+OUR_SECONDS = 0.5
 
 
 class Message(Protocol):
@@ -82,8 +87,17 @@ class ForeignMessage:
 class Dialogue:
     """Reads messages, sends answers, one at a time (PS3.7 D.3.3.3: one operation)."""
 
-    def __init__(self, reader: Reader, session: Session, *, send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        session: Session,
+        *,
+        send: Callable[[bytes], None],
+        pace: Pace = Pace(),  # noqa: B008  frozen
+    ) -> None:
         self._reader = reader
+        self._progress = Progress(pace)
+        self._is_midway = False
         self._session = session
         self._send = send
         self._command = bytearray()
@@ -97,7 +111,8 @@ class Dialogue:
         """
         try:
             while True:
-                kind, length = self._reader.pdu_header()
+                rest = self._progress.left() if self._is_midway else None
+                kind, length = self._reader.pdu_header(within=rest)
                 if kind != P_DATA:
                     return self._reader.pdu_body(kind, length)
                 for fragment in self._reader.fragments(length):
@@ -109,6 +124,10 @@ class Dialogue:
     def _take(self, fragment: Fragment) -> None:
         if fragment.context_id not in self._session.contexts:
             raise ProtocolError(f"presentation context {fragment.context_id} is not accepted")
+        if not self._is_midway:
+            self._is_midway = True
+            self._progress.begin()
+        self._progress.note(fragment.length)
         if fragment.is_command:
             self._take_command(fragment)
         else:
@@ -125,6 +144,7 @@ class Dialogue:
             command = decode_command(bytes(self._command))
             self._command.clear()
             self._begin(command)
+            self._is_midway = self._message is not None
 
     def _take_data(self, fragment: Fragment) -> None:
         message = self._message
@@ -133,11 +153,22 @@ class Dialogue:
         left = fragment.length
         while left:
             piece = self._reader.some(left)
-            message.write(piece)
             left -= len(piece)
+            began = time.monotonic()
+            message.write(piece)
+            self._forgive(time.monotonic() - began)
         if fragment.is_last:
             self._message = None
+            self._is_midway = False
+            began = time.monotonic()
             self._send(message.finish())
+            self._forgive(time.monotonic() - began)
+
+    def _forgive(self, seconds: float) -> None:
+        """A disk that stalls is not the peer's fault."""
+        if seconds > OUR_SECONDS:
+            self._reader.forgive(seconds)
+            self._progress.forgive(seconds)
 
     def _begin(self, command: Command) -> None:
         """Start a request; one without a data set is answered at once (PS3.7 9.3)."""

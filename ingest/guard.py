@@ -58,6 +58,13 @@ class ConnectionTable:
             _SLOT.pack_into(self._slots, free * _SLOT.size, os.getpid(), packed)
             return free
 
+    def is_full_for(self, host: str) -> bool:
+        """Whether an address has as many connections as one may."""
+        packed = _packed(host)
+        with self._locked():
+            mine = sum(1 for pid, who in _SLOT.iter_unpack(self._slots[:]) if pid and who == packed)
+        return mine >= self.most_per_address
+
     def release(self, slot: int) -> None:
         with self._locked():
             _SLOT.pack_into(self._slots, slot * _SLOT.size, 0, b"")
@@ -91,27 +98,35 @@ class Turnstile:
 
     def __init__(self) -> None:
         self._lingering: deque[tuple[float, socket.socket]] = deque()
+        self._lock = threading.Lock()
 
-    def turn_away(self, sock: socket.socket) -> None:
+    def turn_away(self, sock: socket.socket, last_word: bytes = REJECT_LIMIT) -> None:
+        """Say `last_word`, if any, and close the connection now or a little later."""
         try:
             sock.settimeout(0.0)
-            sock.send(REJECT_LIMIT)
+            if last_word:
+                sock.send(last_word)
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             sock.close()
             return
-        self._lingering.append((time.monotonic() + LINGER_SECONDS, sock))
-        while len(self._lingering) > MOST_LINGERING:
-            self._lingering.popleft()[1].close()
+        with self._lock:
+            self._lingering.append((time.monotonic() + LINGER_SECONDS, sock))
+            while len(self._lingering) > MOST_LINGERING:
+                self._lingering.popleft()[1].close()
 
     def close_due(self) -> None:
+        """Close those who had their time."""
         now = time.monotonic()
-        while self._lingering and self._lingering[0][0] <= now:
-            self._lingering.popleft()[1].close()
+        with self._lock:
+            while self._lingering and self._lingering[0][0] <= now:
+                self._lingering.popleft()[1].close()
 
     def close(self) -> None:
-        while self._lingering:
-            self._lingering.popleft()[1].close()
+        """Close everyone."""
+        with self._lock:
+            while self._lingering:
+                self._lingering.popleft()[1].close()
 
 
 def _packed(host: str) -> bytes:

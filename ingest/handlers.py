@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from ingest.disk import DiskGate, DiskState
 from ingest.negotiation import Context
 from ingest.status import Status
-from router.dicom.errors import DeflateBomb, DicomError, TruncatedDataSet
+from router.dicom.errors import DicomError, TruncatedDataSet
 from router.dicom.uids import valid_uid
 from router.services import archive
 from router.spool import (
@@ -34,7 +35,6 @@ from router.spool import (
 log = logging.getLogger(__name__)
 
 MOST_COMMENT = 64
-SLOWEST = 0.25
 
 Duplicate = Literal["no", "same", "other"]
 DuplicateLookup = Callable[[str, str, str], Duplicate]
@@ -50,7 +50,6 @@ class KnownOtherwise(archive.Refused):
 
 _REFUSALS: tuple[tuple[type[Exception], Status, str], ...] = (
     (TruncatedDataSet, Status.CANNOT_UNDERSTAND, "Data set is truncated"),
-    (DeflateBomb, Status.CANNOT_UNDERSTAND, "Inflates beyond limits"),
     (DicomError, Status.CANNOT_UNDERSTAND, "Data set is malformed"),
     (LookupUnavailable, Status.OUT_OF_RESOURCES, ""),
     (KnownOtherwise, Status.DUPLICATE, ""),
@@ -83,6 +82,9 @@ class Intake(Protocol):
     ) -> None:
         """An object was answered with a failure and its bytes were dropped."""
 
+    def disk_state(self, state: DiskState, free: int) -> None:
+        """Intake is `open`, `slow` or `refusing` from now on, with `free` bytes left."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
@@ -103,24 +105,6 @@ class Answer:
 
 
 SUCCESS = Answer(Status.SUCCESS)
-
-
-class DiskGate:
-    """Slows or refuses intake as the spool's volume fills up."""
-
-    def __init__(self, free_bytes: Callable[[], int], *, slow: int, refuse: int) -> None:
-        self._free_bytes = free_bytes
-        self._slow = slow
-        self._refuse = refuse
-
-    def delay(self) -> float | None:
-        """Seconds to wait before an object is taken; None when none is."""
-        free = self._free_bytes()
-        if free < self._refuse:
-            return None
-        if free >= self._slow:
-            return 0.0
-        return SLOWEST * (self._slow - free) / (self._slow - self._refuse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +180,7 @@ class Incoming:
             self._file.write(data)
         except SpoolError as error:
             self._file = None
-            self._refusal = _no_room(error)
+            self._refusal = self._no_room(error)
 
     def finish(self) -> Answer:
         """The answer to the request. Success means durable."""
@@ -212,6 +196,8 @@ class Incoming:
                 sop_instance_uid=self._request.sop_instance_uid,
                 permit=self._permit,
             )
+        except SpoolError as error:
+            return self._refuse(self._no_room(error))
         except (DicomError, archive.Refused, OSError) as error:
             return self._refuse(_refusal(error))
         counts = self._session.counts
@@ -240,8 +226,15 @@ class Incoming:
                 transfer_syntax=self._request.transfer_syntax,
             )
         except SpoolError as error:
-            return _no_room(error)
+            return self._no_room(error)
         return None
+
+    def _no_room(self, error: SpoolError) -> Answer:
+        log.error("spool.failed", extra={"error": str(error.__cause__ or error)})
+        if isinstance(error, SpoolFull):
+            self._session.storage.disk.overflowed()
+            return Answer(Status.OUT_OF_RESOURCES, "Spool is full")
+        return Answer(Status.OUT_OF_RESOURCES, "Spool cannot be written")
 
     def _permit(self, file: SpoolFile) -> None:
         """Look the UID up for sources whose duplicates we refuse."""
@@ -294,15 +287,7 @@ def _refusal(error: Exception) -> Answer:
     for kind, status, what in _REFUSALS:
         if isinstance(error, kind):
             return Answer(status, _comment(what, error))
-    if isinstance(error, SpoolError):
-        return _no_room(error)
     return Answer(Status.PROCESSING_FAILURE, _comment("Spool cannot be read", error))
-
-
-def _no_room(error: SpoolError) -> Answer:
-    log.error("spool.failed", extra={"error": str(error.__cause__ or error)})
-    reason = "Spool is full" if isinstance(error, SpoolFull) else "Spool cannot be written"
-    return Answer(Status.OUT_OF_RESOURCES, reason)
 
 
 def _comment(what: str, error: Exception) -> str:

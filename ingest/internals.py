@@ -21,8 +21,8 @@ METHODS: dict[type, tuple[str, ...]] = {
         "send_pdu",
     ),
     ACSE: ("_negotiate_as_acceptor", "send_accept", "send_reject"),
-    transport.AssociationServer: ("service_actions", "server_bind", "server_close", "get_request"),
-    transport.RequestHandler: ("_create_association", "handle", "local", "remote"),
+    transport.AssociationServer: ("service_actions", "server_bind", "server_close"),
+    transport.AssociationSocket: ("_shutdown_socket", "event_queue", "ready"),
     StorageServiceClass: ("SCP",),
 }
 # Attributes that an instance has after construction, and that we read or set.
@@ -46,5 +46,6 @@ ATTRIBUTES: dict[type, tuple[str, ...]] = {
         "socket",
         "to_user_queue",
     ),
-    transport.AssociationServer: ("_handlers", "contexts", "ae_title"),
+    transport.AssociationServer: ("ae", "ae_title", "shutdown_request"),
+    transport.AssociationSocket: ("_is_connected", "socket"),
 }

@@ -13,10 +13,13 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
 
 from ingest import scp
+from ingest.disk import DiskGate
 from ingest.guard import ConnectionTable
-from ingest.handlers import DiskGate, Duplicate, LookupUnavailable, Storage
+from ingest.handlers import Duplicate, LookupUnavailable, Storage
 from ingest.processes import Processes
 from ingest.sources import Sources
+from ingest.tls import server_context
+from ingest.waiting import Port
 from router.models import Instance
 from router.rejections import RejectionJournal
 from router.services import archive
@@ -27,8 +30,12 @@ INDEX_SECONDS = 1.5
 
 
 def run(announce: Callable[[str], None]) -> int:
-    """Serve DICOM until told to stop; the exit code. Raises OSError when the port is taken."""
+    """Serve DICOM until told to stop; the exit code.
+
+    Raises OSError when a port is taken or the TLS files cannot be used.
+    """
     listener = scp.open_listener(settings.DIMSE_BIND, settings.DIMSE_PORT)
+    secure = secure_port()
     limits = ConnectionTable(
         most=settings.MAX_ASSOCIATIONS, most_per_address=settings.MAX_ASSOCIATIONS_PER_ADDRESS
     )
@@ -36,17 +43,36 @@ def run(announce: Callable[[str], None]) -> int:
     gc.freeze()
     processes = Processes(
         settings.DIMSE_PROCESSES,
-        lambda ready, stopping: serve(listener, limits, ready=ready, stopping=stopping),
+        lambda ready, stopping: serve(
+            listener, limits, secure=secure, ready=ready, stopping=stopping
+        ),
         on_death=limits.forget,
     )
+    where = _where(listener) + (f" and {_where(secure.listener)} (TLS)" if secure else "")
+    return processes.run(lambda: announce(where))
+
+
+def secure_port() -> Port | None:
+    """The TLS listener of the settings, open, or None when there is none.
+
+    Raises OSError when the port is taken or a file is missing or wrong.
+    """
+    if settings.DIMSE_TLS_PORT is None or settings.DIMSE_TLS_CERT is None:
+        return None
+    context = server_context(settings.DIMSE_TLS_CERT, settings.DIMSE_TLS_KEY, settings.DIMSE_TLS_CA)
+    return Port(scp.open_listener(settings.DIMSE_BIND, settings.DIMSE_TLS_PORT), context)
+
+
+def _where(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return processes.run(lambda: announce(f"{settings.AE_TITLE}@{host}:{port}"))
+    return f"{settings.AE_TITLE}@{host}:{port}"
 
 
 def serve(
     listener: socket.socket,
     limits: ConnectionTable,
     *,
+    secure: Port | None = None,
     ready: Callable[[], None],
     stopping: threading.Event,
 ) -> None:
@@ -57,7 +83,12 @@ def serve(
     storage = Storage(
         spool=spool,
         intake=indexer,
-        disk=DiskGate(spool.free_bytes, slow=settings.DISK_SLOW, refuse=settings.DISK_REFUSE),
+        disk=DiskGate(
+            spool.free_bytes,
+            slow=settings.DISK_SLOW,
+            refuse=settings.DISK_REFUSE,
+            report=indexer.disk_state,
+        ),
         is_duplicate=find_duplicate,
     )
     receiver = scp.Receiver(
@@ -68,7 +99,7 @@ def serve(
         connections=limits,
     )
     indexer.start()
-    listening = scp.listen(receiver, listener)
+    listening = scp.listen(receiver, listener, secure=secure)
     ready()
     stopping.wait()
     listening.stop()

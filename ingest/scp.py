@@ -5,26 +5,23 @@ It gates connections, admits callers and stops in good order. It refuses to fork
 """
 
 import errno
+import gc
 import logging
 import socket
 import threading
 import time
 from dataclasses import dataclass, field
-from socketserver import BaseServer
 from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context
-from pynetdicom.transport import (
-    AssociationServer,
-    AssociationSocket,
-    RequestHandler,
-)
+from pynetdicom.transport import AddressInformation, AssociationServer
 
 from ingest.association import InboundAssociation
-from ingest.guard import ConnectionTable, Turnstile
+from ingest.guard import REJECT_LIMIT, ConnectionTable, Turnstile
 from ingest.handlers import Storage
 from ingest.negotiation import VERIFICATION
+from ingest.notices import Notices
 from ingest.sources import (
     CALLED_AE_UNKNOWN,
     CALLER_UNKNOWN,
@@ -33,7 +30,16 @@ from ingest.sources import (
     Rejection,
     Sources,
 )
-from ingest.wire import ASSOCIATE_SECONDS, MAXIMUM_PDU
+from ingest.tls import shake_hands
+from ingest.waiting import EVICTED, SILENT, Port, Unwelcome, Visitor, WaitingRoom
+from ingest.wire import (
+    ASSOCIATE_SECONDS,
+    MAXIMUM_PDU,
+    DeadlinePassed,
+    Pace,
+    ProtocolError,
+    read_request,
+)
 from router.dicom import part10
 from router.rejections import RejectionJournal
 
@@ -45,6 +51,9 @@ IDLE_SECONDS = 300.0
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 25.0
 ABORT_SECONDS = 2.0
+DISK_SECONDS = 2.0
+GARBAGE_SECONDS = 10.0
+HANDSHAKE_FAILED = "tls_handshake_failed"
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -62,6 +71,7 @@ class Receiver:
     connections: ConnectionTable
     takes_over: bool = True
     idle_seconds: float = IDLE_SECONDS
+    pace: Pace = field(default_factory=Pace)
 
     def admit(self, *, host: str, calling_ae: str, called_ae: str) -> Admission | Rejection:
         """Judge a caller (PS3.8 9.3.4; `contract.md`, Sources); rejections are journaled."""
@@ -70,9 +80,9 @@ class Receiver:
         admission = self.sources.current().admit(calling_ae, host)
         return admission or self._rejected(CALLER_UNKNOWN, host, calling_ae, called_ae)
 
-    def turned_away(self, host: str) -> None:
-        """Journal a connection over a limit; its AE titles were never read."""
-        self._rejected(LIMIT_EXCEEDED, host, "", "")
+    def turned_away(self, host: str, reason: str) -> None:
+        """Journal a connection that came to no association; its AE titles were never read."""
+        self.rejections.record(address=host, calling_ae="", called_ae="", reason=reason)
 
     def _rejected(
         self, rejection: Rejection, host: str, calling_ae: str, called_ae: str
@@ -90,109 +100,225 @@ class Receiver:
         return rejection
 
 
-class ConnectionHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom carries no types
-    """Makes an association of a connection and starts it."""
+class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom carries no types
+    """Accepts connections within the limits and makes associations of those that ask for one.
 
-    def _create_association(self) -> InboundAssociation:
-        server = self.server
-        assoc = InboundAssociation(
-            server,
-            host=self.client_address[0],
-            port=self.client_address[1],
-            slot=server.take_slot(),
-        )
-        assoc.name = f"AcceptorThread@{self.client_address[0]}"
-        assoc.set_socket(AssociationSocket(assoc, client_socket=self.request))
-        assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
-        assoc.acceptor.ae_title = server.ae_title
-        assoc.acceptor.address_info = self.local
-        assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
-        assoc.requestor.address_info = self.remote
-        assoc.bind(evt.EVT_C_STORE, assoc.on_c_store)
-        server.remember(assoc)
-        return assoc
-
-
-class ReceiverServer(AssociationServer):  # type: ignore[misc]  # as above
-    """Accepts connections within the limits, on a listener of its own or an inherited one."""
-
-    request_queue_size = BACKLOG
+    One thread accepts, watches who waits and expires them; an association's thread, or that of a
+    TLS handshake, exists only once a whole request has arrived.
+    """
 
     def __init__(
         self,
         *args: Any,  # Any: passed on as AE.make_server gives them
         receiver: Receiver,
-        listener: socket.socket,
+        ports: tuple[Port, ...],
         **options: Any,
     ) -> None:
         self.receiver = receiver
         self.socket: socket.socket
-        self._listener = listener
+        self._ports = ports
         self._associations: set[InboundAssociation] = set()
         self._changed = threading.Condition()
         self._turnstile = Turnstile()
-        self._slot: int | None = None
+        self._notices = Notices(receiver.turned_away)
+        self._greeting: dict[Visitor, None] = {}
+        self._is_stopping = threading.Event()
+        self._look_at_disk = self._collect_garbage = 0.0
         super().__init__(*args, **options)
 
     def server_bind(self) -> None:
         """Use the listener we were given in place of the socket made by the base class."""
         self.socket.close()
-        self.socket = self._listener
+        self.socket = self._ports[0].listener
         self.server_address = self.socket.getsockname()
 
     def server_activate(self) -> None:
-        """It listens already. Several processes accept from it, so an accept may find nothing."""
-        self.socket.settimeout(0.0)
+        """They listen already. Several processes accept from one, so an accept may be in vain."""
+        for port in self._ports:
+            port.listener.settimeout(0.0)
 
     def server_close(self) -> None:
-        """Close our listener only: a shutdown would end it for the other processes too."""
-        self.socket.close()
+        """Close our listeners only: a shutdown would end them for the other processes too."""
+        for port in self._ports:
+            port.listener.close()
         self._turnstile.close()
+        self._notices.close()
 
-    def get_request(self) -> tuple[socket.socket, Any]:
+    def serve_forever(self, poll_interval: float = POLL_SECONDS) -> None:
+        """Accept until `stop_accepting`. The one loop that must survive."""
+        room = WaitingRoom(self._ports)
         try:
-            sock, address = self.socket.accept()
-        except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
-                log.error("connection.not_accepted", extra={"error": str(error)})
-                time.sleep(POLL_SECONDS)
-            raise
-        sock.settimeout(CONNECT_SECONDS)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return sock, address
+            while not self._is_stopping.is_set():
+                try:
+                    self._turn(room, poll_interval)
+                except Exception:
+                    log.exception("connections.failed")
+                    time.sleep(poll_interval)
+        finally:
+            for visitor in room.everyone():
+                room.leave(visitor)
+                self._send_away(visitor, "")
+            room.close()
 
-    def verify_request(self, request: socket.socket, client_address: Any) -> bool:
-        """The limits on connections, before a thread is made."""
-        self._slot = self.receiver.connections.acquire(client_address[0])
-        if self._slot is None:
-            self.receiver.turned_away(client_address[0])
-            self._turnstile.turn_away(request.dup())
-        return self._slot is not None
+    def _turn(self, room: WaitingRoom, seconds: float) -> None:
+        for news in room.wait(seconds):
+            if isinstance(news, Port):
+                self._accept_from(news, room)
+            elif news in room:
+                self._look_at(news, room)
+        for visitor in room.late():
+            room.leave(visitor)
+            self._send_away(visitor, SILENT)
+        self.service_actions()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """An association could not be started (no thread, no memory): free its slot."""
-        log.error(  # called inside socketserver's except block
-            "connection.failed",
-            exc_info=True,  # noqa: LOG014
-            extra={"remote": client_address[0]},
-        )
-        if self._slot is not None:
-            self.receiver.connections.release(self.take_slot())
+    def _accept_from(self, port: Port, room: WaitingRoom) -> None:
+        for _ in range(BACKLOG):
+            try:
+                sock, address = port.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    log.error("connection.not_accepted", extra={"error": str(error)})
+                    time.sleep(POLL_SECONDS)
+                return
+            self._receive_visitor(sock, address, port=port, room=room)
 
-    def service_actions(self) -> None:
-        super().service_actions()
-        self._turnstile.close_due()
-
-    def take_slot(self) -> int:
-        """The slot of the connection being handled, once."""
-        slot, self._slot = self._slot, None
+    def _receive_visitor(
+        self, sock: socket.socket, address: Any, *, port: Port, room: WaitingRoom
+    ) -> None:
+        """The limits on connections, before a thread is made. Any: an address of any family."""
+        host = str(address[0])
+        slot = self._slot_for(host, room)
         if slot is None:
-            raise RuntimeError("no connection is being handled")
+            self._notices.put(host, LIMIT_EXCEEDED.reason)
+            self._turnstile.turn_away(sock, b"" if port.context else REJECT_LIMIT)
+            return
+        visitor = Visitor(sock, host, port, slot, remote_port=int(address[1]))
+        try:
+            sock.settimeout(0.0)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            room.enter(visitor)
+        except OSError as error:
+            log.info("connection.lost", extra={"remote": host, "error": str(error)})
+            self._send_away(visitor, "")
+
+    def _slot_for(self, host: str, room: WaitingRoom) -> int | None:
+        """A slot, if need be that of who has waited longest without asking for anything."""
+        table = self.receiver.connections
+        slot = table.acquire(host)
+        if slot is None and self._evict(host if table.is_full_for(host) else None, room):
+            slot = table.acquire(host)
         return slot
 
-    def remember(self, assoc: InboundAssociation) -> None:
+    def _evict(self, host: str | None, room: WaitingRoom) -> bool:
+        visitor = room.oldest(host)
+        if visitor is not None:
+            room.leave(visitor)
+        else:
+            visitor = self._oldest_greeting(host)
+        if visitor is None:
+            return False
+        self._send_away(visitor, EVICTED)
+        return True
+
+    def _oldest_greeting(self, host: str | None) -> Visitor | None:
+        with self._changed:
+            return next((v for v in self._greeting if host in {None, v.host}), None)
+
+    def _look_at(self, visitor: Visitor, room: WaitingRoom) -> None:
+        try:
+            if not visitor.is_complete():
+                return
+        except Unwelcome as verdict:
+            room.leave(visitor)
+            self._send_away(visitor, verdict.reason, last_word=verdict.last_word)
+            return
+        room.leave(visitor)
+        if visitor.port.context is None:
+            self._open_association(visitor)
+        else:
+            self._start(threading.Thread(target=self._greet, args=(visitor,)), visitor)
+
+    def _start(self, thread: threading.Thread, visitor: Visitor) -> None:
+        with self._changed:
+            self._greeting[visitor] = None
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            self._forget_greeting(visitor)
+            log.error("connection.failed", extra={"remote": visitor.host, "error": str(error)})
+            self._send_away(visitor, "")
+
+    def _greet(self, visitor: Visitor) -> None:
+        """A TLS peer in its own thread: handshake and request within the one deadline."""
+        context = visitor.port.context
+        assert context is not None  # noqa: S101  only visitors of the TLS port come here
+        try:
+            visitor.socket = shake_hands(visitor.socket, context, deadline=visitor.deadline)
+            visitor.request = read_request(visitor.socket, deadline=visitor.deadline)
+        except (OSError, ProtocolError, DeadlinePassed) as error:
+            log.info("tls.refused", extra={"remote": visitor.host, "error": str(error)})
+            self._send_away(visitor, HANDSHAKE_FAILED)
+        else:
+            self._open_association(visitor)
+        finally:
+            self._forget_greeting(visitor)
+
+    def _forget_greeting(self, visitor: Visitor) -> None:
+        with self._changed:
+            self._greeting.pop(visitor, None)
+
+    def _open_association(self, visitor: Visitor) -> None:
+        slot = visitor.take_slot()
+        if slot is None:  # it gave way to another in the last moment
+            visitor.socket.close()
+            return
+        try:
+            visitor.socket.settimeout(CONNECT_SECONDS)
+            assoc = self._association(visitor, slot)
+            self._remember(assoc)
+            assoc.start()
+        except (OSError, RuntimeError) as error:  # no thread, no memory
+            log.error("connection.failed", extra={"remote": visitor.host, "error": str(error)})
+            self.receiver.connections.release(slot)
+            visitor.socket.close()
+
+    def _association(self, visitor: Visitor, slot: int) -> InboundAssociation:
+        assoc = InboundAssociation(self, visitor, slot=slot)
+        assoc.name = f"AcceptorThread@{visitor.host}"
+        assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
+        assoc.acceptor.ae_title = self.ae_title
+        assoc.acceptor.address_info = AddressInformation.from_tuple(self.server_address)
+        assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
+        remote = (visitor.host, visitor.remote_port)
+        assoc.requestor.address_info = AddressInformation.from_tuple(remote)
+        assoc.bind(evt.EVT_C_STORE, assoc.on_c_store)
+        return assoc
+
+    def _send_away(self, visitor: Visitor, reason: str, *, last_word: bytes = b"") -> None:
+        """Close a connection that came to nothing; without a reason it is not worth a line."""
+        slot = visitor.take_slot()
+        if slot is not None:
+            self.receiver.connections.release(slot)
+        if reason:
+            self._notices.put(visitor.host, reason)
+        self._turnstile.turn_away(visitor.socket, last_word)
+
+    def service_actions(self) -> None:
+        """What is due now and then. The base class collects garbage far too often."""
+        self._turnstile.close_due()
+        now = time.monotonic()
+        if now >= self._look_at_disk:
+            self._look_at_disk = now + DISK_SECONDS
+            self.receiver.storage.disk.look()
+        if now >= self._collect_garbage:
+            self._collect_garbage = now + GARBAGE_SECONDS
+            gc.collect()  # an association of pynetdicom is a ring of references
+
+    def _remember(self, assoc: InboundAssociation) -> None:
         with self._changed:
             self._associations.add(assoc)
 
@@ -213,8 +339,8 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # as above
             return self._changed.wait_for(lambda: not self._associations, timeout=seconds)
 
     def stop_accepting(self) -> None:
-        BaseServer.shutdown(self)  # the AE does not know a server made by make_server
-        self.server_close()
+        """End the loop within a poll; the AE does not know a server made by make_server."""
+        self._is_stopping.set()
 
     def stop_associations(self) -> None:
         for assoc in self.associations:
@@ -226,12 +352,11 @@ class Listening:
     """A receiver that accepts connections in a thread of its own."""
 
     server: ReceiverServer
+    secure_port: int | None = None
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        self._thread = threading.Thread(
-            target=self.server.serve_forever, args=(POLL_SECONDS,), name="dimse-accept"
-        )
+        self._thread = threading.Thread(target=self.server.serve_forever, name="dimse-accept")
         self._thread.start()
 
     @property
@@ -250,6 +375,7 @@ class Listening:
         """
         self.server.stop_accepting()
         self._thread.join()
+        self.server.server_close()
         if self.server.wait_empty(grace):
             return True
         self.server.stop_associations()
@@ -263,19 +389,18 @@ def open_listener(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
-def listen(receiver: Receiver, listener: socket.socket) -> Listening:
-    """Serve `listener` with `receiver` until `Listening.stop`."""
+def listen(receiver: Receiver, listener: socket.socket, *, secure: Port | None = None) -> Listening:
+    """Serve `listener`, and `secure` beside it, with `receiver` until `Listening.stop`."""
     _config.LOG_HANDLER_LEVEL = "none"
     server = _application_entity(receiver).make_server(
         listener.getsockname(),
         ae_title=receiver.ae_title,
         contexts=[build_context(VERIFICATION)],
         server_class=ReceiverServer,
-        request_handler=ConnectionHandler,
         receiver=receiver,
-        listener=listener,
+        ports=(Port(listener), secure) if secure else (Port(listener),),
     )
-    return Listening(server)
+    return Listening(server, secure.listener.getsockname()[1] if secure else None)
 
 
 def _application_entity(receiver: Receiver) -> AE:

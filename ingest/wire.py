@@ -24,6 +24,9 @@ PDU_SECONDS = 30.0
 ASSOCIATE_SECONDS = 10.0
 TICK = 1.0
 BUFFER = 1 << 20
+# While a message is arriving, this much of it has to come in each window.
+WINDOW_SECONDS = 30.0
+WINDOW_BYTES = 1024
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
 RESPONSE = 0x8000
@@ -88,6 +91,45 @@ class Command:
         return self.elements.get(element, b"").decode("latin-1").rstrip("\0 ")
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slowly a peer may send: seconds for a PDU, bytes of a message in each window."""
+
+    pdu_seconds: float = PDU_SECONDS
+    window_seconds: float = WINDOW_SECONDS
+    window_bytes: int = WINDOW_BYTES
+
+
+class Progress:
+    """Whether a message keeps the pace. A peer between messages may rest; one within may not."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._until = 0.0
+        self._bytes = 0
+
+    def begin(self) -> None:
+        """A message, or the next part of it, begins."""
+        self._until = time.monotonic() + self._pace.window_seconds
+        self._bytes = 0
+
+    def note(self, size: int) -> None:
+        """`size` bytes of it came. Raises DeadlinePassed when the window saw too few."""
+        self._bytes += size
+        if self._bytes >= self._pace.window_bytes:
+            self.begin()
+        elif time.monotonic() > self._until:
+            raise DeadlinePassed
+
+    def left(self) -> float:
+        """Seconds until the window is over."""
+        return max(0.0, self._until - time.monotonic())
+
+    def forgive(self, seconds: float) -> None:
+        """Time that was ours and not the peer's."""
+        self._until += seconds
+
+
 def pdu_limit(kind: int) -> int:
     """How long the body of a PDU of this type may be."""
     if kind == P_DATA:
@@ -108,6 +150,7 @@ class Reader:
         *,
         idle_seconds: float,
         is_stopping: Callable[[], bool] = lambda: False,
+        pdu_seconds: float = PDU_SECONDS,
         buffer: int = BUFFER,
         reads_ahead: bool = True,
     ) -> None:
@@ -118,17 +161,20 @@ class Reader:
         self._reads_ahead = reads_ahead
         self._start = 0
         self._end = 0
+        self._pdu_seconds = pdu_seconds
         self._deadline = 0.0
 
-    def pdu_header(self, *, seconds: float = PDU_SECONDS) -> tuple[int, int]:
+    def pdu_header(self, *, within: float | None = None) -> tuple[int, int]:
         """Wait for a PDU; its type and length, the latter within the type's limit.
 
-        Raises DeadlinePassed when none begins in time, PeerGone, ProtocolError, StopRequested.
+        Raises DeadlinePassed when none begins in time (`within` seconds, or else while the
+        association may be idle), PeerGone, ProtocolError, StopRequested.
         """
         if self._start == self._end:
-            self._deadline = time.monotonic() + self._idle_seconds
+            rest = self._idle_seconds if within is None else within
+            self._deadline = time.monotonic() + rest
             self._fill(1)
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.monotonic() + self._pdu_seconds
         kind, length = _PDU_HEADER.unpack(self.take(_PDU_HEADER.size))
         if not ASSOCIATE_RQ <= kind <= ABORT:
             raise ProtocolError(f"PDU type {kind:#04x}")
@@ -140,8 +186,14 @@ class Reader:
         """The whole PDU whose header was just read, header included."""
         return _PDU_HEADER.pack(kind, length) + bytes(self.take(length))
 
+    def forgive(self, seconds: float) -> None:
+        """Time within a PDU that was ours and not the peer's."""
+        self._deadline += seconds
+
     def fragments(self, length: int) -> Iterator[Fragment]:
         """The headers of the fragments in a P-DATA PDU; each body is read before the next."""
+        if not length:
+            raise ProtocolError("P-DATA without an item")
         while length:
             if length < _PDV_HEADER.size:
                 raise ProtocolError("P-DATA item cut short")
@@ -194,6 +246,21 @@ class Reader:
             if not count:
                 raise PeerGone("the peer closed the connection")
             return count
+
+
+def read_request(sock: socket.socket, *, deadline: float) -> bytes:
+    """The first PDU of a connection whole, which must be an A-ASSOCIATE-RQ (PS3.8 9.3.2).
+
+    Raises what a Reader raises; ProtocolError for any other PDU.
+    """
+    left = deadline - time.monotonic()
+    sock.settimeout(TICK)
+    size = _PDU_HEADER.size + MOST_ASSOCIATE
+    reader = Reader(sock, idle_seconds=left, pdu_seconds=left, buffer=size, reads_ahead=False)
+    kind, length = reader.pdu_header()
+    if kind != ASSOCIATE_RQ:
+        raise ProtocolError(f"PDU type {kind} before an association")
+    return reader.pdu_body(kind, length)
 
 
 def decode_command(data: bytes) -> Command:

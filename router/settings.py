@@ -29,6 +29,12 @@ def _path(value: str) -> Path:
     return (BASE_DIR / Path(value).expanduser()).resolve()
 
 
+def _optional_path(name: str) -> Path | None:
+    """Read a path from the environment; None when it is not given."""
+    text = env.str(name, default="")
+    return _path(text) if text else None
+
+
 def _whole(name: str, default: int, *, least: int = 0, most: int = 1 << 62) -> int:
     """Read a whole number from the environment.
 
@@ -93,6 +99,13 @@ DIMSE_PORT = _whole("ROUTER_DIMSE_PORT", 11112, most=65535)
 DIMSE_PROCESSES = _whole(
     "ROUTER_DIMSE_PROCESSES", max(1, (os.cpu_count() or 2) // 2), least=1, most=64
 )
+_tls_port = env.str("ROUTER_DIMSE_TLS_PORT", default="")
+DIMSE_TLS_PORT = _whole("ROUTER_DIMSE_TLS_PORT", 0, most=65535) if _tls_port else None
+DIMSE_TLS_CERT = _optional_path("ROUTER_DIMSE_TLS_CERT")
+DIMSE_TLS_KEY = _optional_path("ROUTER_DIMSE_TLS_KEY")
+DIMSE_TLS_CA = _optional_path("ROUTER_DIMSE_TLS_CA")
+if DIMSE_TLS_PORT is not None and DIMSE_TLS_CERT is None:
+    raise ImproperlyConfigured("ROUTER_DIMSE_TLS_PORT is set; ROUTER_DIMSE_TLS_CERT is expected.")
 MAX_ASSOCIATIONS = _whole("ROUTER_MAX_ASSOCIATIONS", 200, least=1, most=10_000)
 MAX_ASSOCIATIONS_PER_ADDRESS = min(20, MAX_ASSOCIATIONS)
 HTTP_BIND = env.str("ROUTER_HTTP_BIND", default="127.0.0.1")

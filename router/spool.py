@@ -83,6 +83,11 @@ class Spooled:
     received_at: datetime
     structure: header.Structure | None = None
 
+    @property
+    def quarantine(self) -> str:
+        """Why the object must be kept apart, as far as its structure is known; '' for no reason."""
+        return (self.structure.quarantine or "") if self.structure else ""
+
     def examined(self) -> "Spooled":
         """The same with its structure, read from the file when it is not known yet.
 

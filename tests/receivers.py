@@ -3,25 +3,28 @@
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ingest import scp
-from ingest.negotiation import Context
 from router.spool import AssociationFacts, Counts, Spool, Spooled
 from tests.senders import RawObject
+
+if TYPE_CHECKING:  # children of tests make objects without Django
+    from ingest import scp
+    from ingest.negotiation import Context
 
 
 @dataclass
 class Recording:
     """An intake that keeps everything."""
 
-    opened: list[tuple[AssociationFacts, tuple[Context, ...]]] = field(default_factory=list)
+    opened: list[tuple[AssociationFacts, tuple["Context", ...]]] = field(default_factory=list)
     closed: list[tuple[AssociationFacts, str, Counts]] = field(default_factory=list)
     objects: list[Spooled] = field(default_factory=list)
     refusals: list[dict[str, Any]] = field(default_factory=list)
+    disk_states: list[str] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def association_opened(self, facts: AssociationFacts, contexts: tuple[Context, ...]) -> None:
+    def association_opened(self, facts: AssociationFacts, contexts: tuple["Context", ...]) -> None:
         self._note(self.opened, (facts, contexts))
 
     def association_closed(self, facts: AssociationFacts, reason: str, counts: Counts) -> None:
@@ -32,6 +35,9 @@ class Recording:
 
     def refused(self, facts: AssociationFacts, **details: Any) -> None:
         self._note(self.refusals, details)
+
+    def disk_state(self, state: str, free: int) -> None:
+        self._note(self.disk_states, state)
 
     def wait_closed(self, count: int = 1, *, seconds: float = 20.0) -> None:
         with self.changed:
@@ -47,8 +53,8 @@ class Recording:
 class Running:
     """A receiver under test."""
 
-    listening: scp.Listening
-    receiver: scp.Receiver
+    listening: "scp.Listening"
+    receiver: "scp.Receiver"
     intake: Recording
     spool: Spool
 

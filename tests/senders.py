@@ -6,6 +6,7 @@ what no tool should send (cut, lying and malformed messages).
 """
 
 import socket
+import ssl
 import struct
 import warnings
 from collections.abc import Iterable, Sequence
@@ -71,9 +72,12 @@ class RawAssociation:
         calling_ae: str = "RAWSENDER",
         roles: Sequence[tuple[str, int, int]] = (),
         timeout: float = 30.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.socket = socket.create_connection((host, port), timeout=timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = _secured(self.socket, tls, host)
         self.proposed = {2 * n + 1: context for n, context in enumerate(contexts)}
         self.results: dict[int, int] = {}
         self.accepted: dict[int, str] = {}
@@ -221,6 +225,14 @@ class RawAssociation:
                 size = int.from_bytes(content[:2], "big")
                 uid = content[2 : 2 + size].decode("ascii")
                 self.roles[uid] = (content[2 + size], content[3 + size])
+
+
+def _secured(sock: socket.socket, tls: ssl.SSLContext, host: str) -> socket.socket:
+    try:
+        return tls.wrap_socket(sock, server_hostname=host)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def read_raw(path: Path) -> RawObject:

@@ -15,7 +15,7 @@ from pydicom.datadict import DicomDictionary, dictionary_VR, private_dictionary_
 
 from router.dicom import text as charset
 from router.dicom import uids
-from router.dicom.errors import MalformedDataSet, TruncatedDataSet
+from router.dicom.errors import DeflateBomb, MalformedDataSet, TruncatedDataSet
 from router.dicom.limits import Limits
 from router.dicom.walk import SEQUENCE, Raw, Walk
 from router.dicom.window import InflatedWindow, PlainWindow, Window
@@ -261,7 +261,9 @@ class Header:
 class Structure:
     """What `examine` found.
 
-    `opaque` is the reason why not all of it was looked at (R31), else None. `pixel_data` is
+    `opaque` is the reason why not all of it was looked at (R31), else None. `quarantine` is the
+    reason why the object must be kept apart until a person decides, else None: a data set that
+    inflates beyond the limits, known as far as it was inflated. `pixel_data` is
     (tag, where its value starts in the file, length or None when encapsulated); in a deflated
     data set the start counts in the inflated bytes.
     """
@@ -275,6 +277,7 @@ class Structure:
     pixel_data: tuple[int, int, int | None] | None
     elements: int
     depth: int
+    quarantine: str | None = None
 
 
 def examine(
@@ -282,13 +285,19 @@ def examine(
 ) -> Structure:
     """Walk the data set of `size` bytes at `offset` to its very end.
 
-    Raises TruncatedDataSet, MalformedDataSet or DeflateBomb; an object too deep or too rich for
-    the limits is no error but `opaque`. A cut exactly between two top-level elements leaves a
-    lawful data set: it is found only where an image announces pixels that are not there.
+    Raises TruncatedDataSet or MalformedDataSet; an object too deep or too rich for the limits is
+    no error but `opaque`, one that inflates beyond them is `quarantine`. A cut exactly between two
+    top-level elements leaves a lawful data set: it is found only where an image announces pixels
+    that are not there.
     """
     walk = _walk(file, offset, size, transfer_syntax=transfer_syntax, limits=limits)
+    quarantine = None
+    try:
+        walk.run()
+    except DeflateBomb as bomb:
+        quarantine = str(bomb)
     header = _header(walk, transfer_syntax)
-    if walk.opaque is None and walk.pixel_data is None:
+    if walk.opaque is None and walk.pixel_data is None and quarantine is None:
         _refuse_missing_pixels(header, size)
     pixels = walk.pixel_data
     if pixels is not None and not uids.is_deflated(transfer_syntax):
@@ -303,16 +312,20 @@ def examine(
         pixel_data=pixels,
         elements=walk.count,
         depth=walk.deepest,
+        quarantine=quarantine,
     )
 
 
 def read_header(
     file: BinaryIO, *, offset: int, size: int, transfer_syntax: str, limits: Limits = _LIMITS
 ) -> Header:
-    """The elements before the pixel data; nothing after them is read. Raises as `examine` does."""
+    """The elements before the pixel data; nothing after them is read.
+
+    Raises as `examine` does, and DeflateBomb.
+    """
     walk = _walk(
         file, offset, size, transfer_syntax=transfer_syntax, limits=limits, stop_at_pixels=True
-    )
+    ).run()
     return _header(walk, transfer_syntax)
 
 
@@ -336,7 +349,7 @@ def _walk(
         implicit=uids.is_implicit(transfer_syntax),
         little=not uids.is_big_endian(transfer_syntax),
         stop_at_pixels=stop_at_pixels,
-    ).run()
+    )
 
 
 def _header(walk: Walk, transfer_syntax: str) -> Header:

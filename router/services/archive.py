@@ -14,7 +14,7 @@ from typing import BinaryIO
 from django.conf import settings
 
 from router import storage
-from router.dicom.header import Header, read_header
+from router.dicom.header import Header, Structure, read_header
 from router.models import Instance, Receipt
 from router.services.indexing import index
 from router.spool import Spool, Spooled, SpoolFile
@@ -57,16 +57,22 @@ def receive(
     """
     try:
         structure = incoming.examine()
-        if structure.sop_class_uid != sop_class_uid:
-            raise Refused("SOP Class UID differs between command and data set")
-        if structure.sop_instance_uid != sop_instance_uid:
-            raise Refused("SOP Instance UID differs between command and data set")
+        _compare(structure, sop_class_uid, sop_instance_uid)
         if permit is not None:
             permit(incoming)
         return incoming.commit()
     except BaseException:
         incoming.discard()
         raise
+
+
+def _compare(structure: Structure, sop_class_uid: str, sop_instance_uid: str) -> None:
+    """What is kept apart may not have been looked at as far as its UIDs."""
+    unread = {None} if structure.quarantine else set()
+    if structure.sop_class_uid not in unread | {sop_class_uid}:
+        raise Refused("SOP Class UID differs between command and data set")
+    if structure.sop_instance_uid not in unread | {sop_instance_uid}:
+        raise Refused("SOP Instance UID differs between command and data set")
 
 
 def opened(instance: Instance) -> BinaryIO:

@@ -21,6 +21,7 @@ from django.db.utils import InterfaceError, OperationalError
 
 from router.models import (
     Association,
+    AuditEvent,
     AuditOutcome,
     CounterKind,
     Receipt,
@@ -73,7 +74,15 @@ class Closed:
     refused: int
 
 
-Event = Spooled | Refusal | Opened | Closed
+@dataclass(frozen=True)
+class DiskChanged:
+    """Intake became ``open``, ``slow`` or ``refusing`` as the spool's volume filled or emptied."""
+
+    state: str
+    free: int
+
+
+Event = Spooled | Refusal | Opened | Closed | DiskChanged
 
 
 class Indexer:
@@ -122,6 +131,10 @@ class Indexer:
         uids = (sop_class_uid, sop_instance_uid, transfer_syntax)
         if len(self._events) < 2 * MEMORY_LIMIT:
             self._put(Refusal(facts, *uids, status, reason, size, at))
+
+    def disk_state(self, state: str, free: int) -> None:
+        """Note that the filling of the disk changed what is taken in."""
+        self._put(DiskChanged(state, free))
 
     def start(self) -> None:
         """Start the thread."""
@@ -191,6 +204,9 @@ class Indexer:
         index_all([e for e in batch if isinstance(e, Spooled)])
         record_refusals([e for e in batch if isinstance(e, Refusal)])
         self._close([e for e in batch if isinstance(e, Closed)])
+        for event in batch:
+            if isinstance(event, DiskChanged):
+                record_disk_state(event)
 
     def _open(self, opened: Sequence[Opened]) -> None:
         if opened:
@@ -356,6 +372,22 @@ def end_association(event: Closed) -> None:
             "end": event.reason,
             "source": facts.source or "",
         },
+    )
+
+
+@transaction.atomic
+def record_disk_state(event: DiskChanged) -> None:
+    """Audit a change of intake, once however many processes saw it."""
+    last = AuditEvent.objects.filter(event="intake.disk").order_by("-pk").first()
+    if (last.target if last else "intake open") == f"intake {event.state}":
+        return
+    audit.record(
+        "intake.disk",
+        actor=Actor("receiver", ActorKind.SYSTEM),
+        code="security",
+        outcome=AuditOutcome.SUCCESS if event.state == "open" else AuditOutcome.SERIOUS_FAILURE,
+        target=f"intake {event.state}",
+        details={"free": event.free},
     )
 
 

@@ -146,7 +146,7 @@ def _entry(item: Spooled) -> Entry:
         log.warning("index.unreadable", extra={"receipt": item.receipt_id, "error": str(error)})
         return Entry(item, _place(item), problem=f"Unreadable when indexed: {error}"[:200])
     assert structure is not None  # noqa: S101 - examined() promises it
-    return Entry(item, _place(item, structure))
+    return Entry(item, _place(item, structure), problem=(structure.quarantine or "")[:200])
 
 
 def _place(item: Spooled, structure: Structure | None = None) -> Place:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from ingest import scp
+from ingest.disk import DiskGate
 from ingest.guard import ConnectionTable
-from ingest.handlers import DiskGate, DuplicateLookup, Storage
+from ingest.handlers import DuplicateLookup, Storage
 from ingest.sources import Sources
+from ingest.waiting import Port
 from router.rejections import RejectionJournal
 from router.spool import Spool
 from tests.receivers import Recording, Running
@@ -31,13 +33,20 @@ def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
         is_duplicate: DuplicateLookup = lambda *_: "no",
         most: int = 50,
         most_per_address: int = 50,
+        secure: Port | None = None,
         **options: Any,
     ) -> Running:
         spool = Spool(tmp_path / "spool")
         if sources is not None:
             (tmp_path / "sources.json").write_text(json.dumps({"revision": 1, "sources": sources}))
         intake = Recording()
-        gate = DiskGate(free_bytes or spool.free_bytes, slow=2000, refuse=1000)
+        gate = DiskGate(
+            free_bytes or spool.free_bytes,
+            slow=2000,
+            refuse=1000,
+            report=intake.disk_state,
+            calm_seconds=0.0,
+        )
         receiver = scp.Receiver(
             ae_title="DICOMROUTER",
             storage=Storage(spool, intake, gate, is_duplicate),
@@ -47,7 +56,7 @@ def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
             takes_over=takes_over,
             **options,
         )
-        listening = scp.listen(receiver, scp.open_listener("127.0.0.1", 0))
+        listening = scp.listen(receiver, scp.open_listener("127.0.0.1", 0), secure=secure)
         running = Running(listening, receiver, intake, spool)
         started.append(running)
         return running

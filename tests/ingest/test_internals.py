@@ -1,6 +1,7 @@
 """The contract with pynetdicom: the private names we lean on are there, and only those are used."""
 
 import re
+import socket
 from pathlib import Path
 
 import pynetdicom
@@ -8,6 +9,7 @@ import pytest
 from pynetdicom import AE, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket
 
 from ingest.internals import ATTRIBUTES, METHODS
 from tests.receivers import Running
@@ -26,14 +28,18 @@ def test_methods_are_there(owner: type, name: str) -> None:
 
 def test_attributes_are_there(running: Running) -> None:
     assoc = Association(AE(), MODE_ACCEPTOR)
+    near, far = socket.socketpair()
     instances = {
         "Association": assoc,
         "DULServiceProvider": assoc.dul,
         "AssociationServer": running.listening.server,
+        "AssociationSocket": AssociationSocket(assoc, client_socket=near),
     }
     for owner, names in ATTRIBUTES.items():
         missing = [name for name in names if not hasattr(instances[owner.__name__], name)]
         assert missing == [], owner.__name__
+    near.close()
+    far.close()
 
 
 def test_the_states_and_events_are_named_as_we_use_them() -> None:

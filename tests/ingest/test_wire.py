@@ -92,8 +92,8 @@ def test_nothing_arriving_is_noticed() -> None:
 
 
 def test_a_dripping_pdu_runs_into_its_deadline() -> None:
-    reader, far = reader_of(b"\x05\x00\x00\x00\x00\x04\x00", close=False)
-    kind, length = reader.pdu_header(seconds=0.2)
+    reader, far = reader_of(b"\x05\x00\x00\x00\x00\x04\x00", close=False, pdu_seconds=0.2)
+    kind, length = reader.pdu_header()
     with pytest.raises(DeadlinePassed):
         reader.pdu_body(kind, length)
     finish(reader, far)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.dicom import header, part10, uids
-from router.dicom.errors import DeflateBomb, DicomError, MalformedDataSet, TruncatedDataSet
+from router.dicom.errors import DicomError, MalformedDataSet, TruncatedDataSet
 from router.dicom.limits import Limits
 from router.dicom.walk import PIXEL_DATA
 from tests.corpus import damaged_files, whole_files
@@ -210,13 +210,15 @@ def test_too_many_elements_are_opaque() -> None:
     [{"inflated_bytes": 1 << 20}, {"inflated_bytes_hard": 1 << 20}],
     ids=["ratio", "absolute"],
 )
-def test_deflate_bombs_are_refused(limits: dict[str, int]) -> None:
-    plain = element(0x7FE00010, b"OW", bytes(8 << 20))
+def test_deflate_bombs_are_to_be_kept_apart(limits: dict[str, int]) -> None:
+    plain = element(0x00080018, b"UI", b"1.2.3\0") + element(0x7FE00010, b"OW", bytes(8 << 20))
     squeezed = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = squeezed.compress(plain) + squeezed.flush()
-    assert examine(data, uids.DEFLATED_LE).pixel_data == (0x7FE00010, 12, 8 << 20)
-    with pytest.raises(DeflateBomb):
-        examine(data, uids.DEFLATED_LE, **limits)
+    assert examine(data, uids.DEFLATED_LE).pixel_data == (0x7FE00010, 26, 8 << 20)
+    found = examine(data, uids.DEFLATED_LE, **limits)
+    assert found.quarantine is not None
+    assert "inflates beyond" in found.quarantine
+    assert (found.sop_instance_uid, found.opaque) == ("1.2.3", None)
 
 
 _ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
