@@ -55,6 +55,14 @@ def wait_until(
         time.sleep(every)
 
 
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors and aliases, which a configuration may not have."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Write every value out."""
+        return True
+
+
 class Database:
     """Where one product keeps its rows: SQLite in its folder, or a database made for it."""
 
@@ -217,7 +225,7 @@ class Product:
     def write(self, config: Config | str, *, name: str = "router.yaml") -> Path:
         """Write a configuration file and return its path."""
         path = self.folder / name
-        text = config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False)
+        text = config if isinstance(config, str) else yaml.dump(config, Dumper=_Plain)
         path.write_text(text)
         return path
 

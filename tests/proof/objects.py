@@ -29,7 +29,7 @@ def dataset(*, study: str = "", series: str = "", pixels: int = 2048, **values: 
     ds.SOPClassUID, ds.SOPInstanceUID = CT, new_uid()
     ds.StudyInstanceUID = study or new_uid()
     ds.SeriesInstanceUID = series or new_uid()
-    ds.StudyDate, ds.Modality, ds.PatientID = "20260102", "CT", f"P{number}"
+    ds.StudyDate, ds.Modality, ds.PatientID = "20260102", "CT", f"P{ds.StudyInstanceUID[-12:]}"
     ds.InstanceNumber = number
     ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 32, pixels // 64, 16, 12, 11
     ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0

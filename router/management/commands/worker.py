@@ -58,6 +58,7 @@ class Watchdog:
         self._stop_file = stop_file
         self._child: subprocess.Popen[bytes] | None = None
         self._started = self._canary_at = 0.0
+        self._was_away = False
 
     def run(self) -> None:
         """Watch until asked to stop."""
@@ -67,12 +68,16 @@ class Watchdog:
                 self._watch()
             except DatabaseError as error:
                 log.warning("worker.database_away", extra={"error": type(error).__name__})
+                self._was_away = True
                 connection.close()
             self._stop.wait(SWEEP_SECONDS)
         self._end()
 
     def _watch(self) -> None:
         close_old_connections()
+        if self._was_away:
+            doorbell.forget_all()  # a task that met no database has left its bell rung
+            self._was_away = False
         if self._child is None or self._child.poll() is not None or self._is_deaf():
             self._restart()
         doorbell.ring("sweep")

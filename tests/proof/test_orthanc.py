@@ -1,0 +1,134 @@
+"""Orthanc at the other end: its REST API confirms what arrived, and what it sends is ours then."""
+
+import hashlib
+import json
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.product import AE_TITLE, HOST, Product, free_port, wait_until
+from tests.proof.delivered import folder_destination, in_folder, to_every
+from tests.proof.objects import hashes, study_of
+from tests.senders import RawObject, send_raw
+
+ORTHANC = "/usr/sbin/Orthanc"
+pytestmark = [pytest.mark.database, pytest.mark.timeout(120)]
+
+
+class Orthanc:
+    """A running Orthanc that keeps everything in a folder of its own."""
+
+    def __init__(self, folder: Path, *, router_port: int) -> None:
+        self.port, self.http_port = free_port(), free_port()
+        self._folder = folder
+        self._settings = {
+            "Name": "far end",
+            "StorageDirectory": str(folder / "db"),
+            "IndexDirectory": str(folder / "db"),
+            "DicomAet": "ORTHANC",
+            "DicomPort": self.port,
+            "HttpPort": self.http_port,
+            "DicomServerEnabled": True,
+            "AuthenticationEnabled": False,
+            "RemoteAccessAllowed": False,
+            "Plugins": [],
+            "DicomModalities": {"router": [AE_TITLE, HOST, router_port]},
+        }
+
+    def __enter__(self) -> "Orthanc":
+        self._folder.mkdir()
+        path = self._folder / "orthanc.json"
+        path.write_text(json.dumps(self._settings))
+        with (self._folder / "log").open("w") as log:
+            self._process = subprocess.Popen([ORTHANC, str(path)], stdout=log, stderr=log)
+        wait_until(self._answers, seconds=30, what="Orthanc")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.get("/system"))
+        except urllib.error.URLError:
+            return False
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.ask(path))
+
+    def ask(self, path: str, data: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"http://{HOST}:{self.http_port}{path}", data)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return bytes(answer.read())
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every stored data set by SOP Instance UID."""
+        found = {}
+        for one in self.get("/instances?expand"):
+            data = self.ask(f"/instances/{one['ID']}/file")
+            meta = 144 + int.from_bytes(data[140:144], "little")
+            uid = one["MainDicomTags"]["SOPInstanceUID"]
+            found[uid] = hashlib.sha256(data[meta:]).hexdigest()
+        return found
+
+
+@pytest.fixture
+def orthanc(product: Product, tmp_path: Path) -> Iterator[Orthanc]:
+    with Orthanc(tmp_path / "orthanc", router_port=product.port) as running:
+        yield running
+
+
+def test_orthanc_confirms_what_arrived(product: Product, orthanc: Orthanc) -> None:
+    pacs = {"name": "orthanc", "kind": "dicom", "host": HOST, "port": orthanc.port}
+    product.apply(to_every({**pacs, "ae_title": "ORTHANC", "associations": 2}))
+    study = study_of(20)
+    assert {one.status for one in send_raw(HOST, product.port, study)} == {0}
+    wait_until(lambda: len(orthanc.get("/instances")) == len(study), seconds=30, what="the study")
+    product.wait_idle()
+    assert orthanc.hashes() == hashes(study)
+    (one,) = orthanc.get("/studies?expand")
+    (report,) = product.report(one["MainDicomTags"]["StudyInstanceUID"])
+    assert report["sent"][0]["states"] == {"Delivered": len(study)}
+    product.verify()
+
+
+def test_what_orthanc_sends_is_ours(product: Product, orthanc: Orthanc, tmp_path: Path) -> None:
+    product.apply(to_every(folder_destination("disk", tmp_path / "out")))
+    study = study_of(5)
+    for one in study:
+        orthanc.ask("/instances", part_10(one))
+    (uid,) = orthanc.get("/studies")
+    answer = json.loads(orthanc.ask("/modalities/router/store", uid.encode()))
+    assert answer["FailedInstancesCount"] == 0
+    assert answer["InstancesCount"] == len(study)
+    product.wait_idle()
+    assert in_folder(tmp_path / "out") == orthanc.hashes()
+    (known,) = orthanc.get("/studies?expand")
+    (report,) = product.report(known["MainDicomTags"]["StudyInstanceUID"])
+    assert report["instances"] == len(study)
+    assert [part["calling_ae"] for part in report["received"]] == ["ORTHANC"]
+
+
+def part_10(one: RawObject) -> bytes:
+    """A Part 10 file (PS3.10 7.1) of an object, written out by hand."""
+    pairs = (
+        (0x02, one.sop_class_uid),
+        (0x03, one.sop_instance_uid),
+        (0x10, one.transfer_syntax),
+        (0x12, "1.2.3.4"),
+    )
+    meta = b"\x02\0\x01\0OB\0\0\x02\0\0\0\0\1" + b"".join(_uid(*pair) for pair in pairs)
+    length = b"\x02\0\0\0UL\x04\0" + len(meta).to_bytes(4, "little")
+    return bytes(128) + b"DICM" + length + meta + one.data
+
+
+def _uid(element: int, uid: str) -> bytes:
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    head = b"\x02\0" + element.to_bytes(2, "little") + b"UI"
+    return head + len(value).to_bytes(2, "little") + value
