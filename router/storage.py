@@ -5,11 +5,12 @@ verified and then unlinked; objects for a bucket are uploaded, verified and then
 Refuses to know rows: callers say which key holds what.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
@@ -47,8 +48,8 @@ class ObjectStorage(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
 
-    def keys(self) -> Iterable[str]:
-        """Every key that is stored."""
+    def walk(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Yield every folder that holds objects, with their names and lengths."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -93,13 +94,12 @@ class FileStorage:
         """Remove the file."""
         (self.root / key).unlink(missing_ok=True)
 
-    def keys(self) -> Iterable[str]:
-        """Walk the folder."""
+    def walk(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Walk the folders; a file that goes away meanwhile is left out."""
         for folder, _folders, names in os.walk(self.root):
-            relative = Path(folder).relative_to(self.root)
-            for name in names:
-                if name.endswith(".dcm"):
-                    yield (relative / name).as_posix()
+            if names:
+                relative = Path(folder).relative_to(self.root).as_posix()
+                yield relative, _lengths(folder)
 
     def _ensure(self, folder: Path) -> None:
         if folder.is_dir():
@@ -182,11 +182,29 @@ class BucketStorage:
         """Remove the object."""
         self.backend.delete(key)
 
-    def keys(self) -> Iterable[str]:
-        """List the bucket below the prefix."""
+    def walk(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """List the bucket below the prefix; keys come in order, so folders come whole."""
         prefix = self.backend.location
+        folder, found = "", dict[str, int]()
         for item in self.backend.bucket.objects.filter(Prefix=prefix):
-            yield item.key.removeprefix(prefix).lstrip("/")
+            parent, _, name = item.key.removeprefix(prefix).lstrip("/").rpartition("/")
+            if parent != folder and found:
+                yield folder, found
+                found = {}
+            folder = parent
+            found[name] = item.size
+        if found:
+            yield folder, found
+
+
+def _lengths(folder: str) -> dict[str, int]:
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".dcm"):
+                with contextlib.suppress(FileNotFoundError):
+                    found[entry.name] = entry.stat().st_size
+    return found
 
 
 @cache

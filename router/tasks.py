@@ -9,7 +9,7 @@ import time
 from django.db import OperationalError, close_old_connections
 
 from router import doorbell, stopping
-from router.services import clock, delivery, heartbeats, lanes, routing
+from router.services import clock, delivery, heartbeats, lanes, reckoning, routing
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,14 @@ def deliver(destination_id: int, slot: int) -> None:
     delivery.drain(destination_id, slot, stop=stopping.requested)
 
 
+def reckon() -> None:
+    """Recount the ledger and keep the result."""
+    close_old_connections()
+    doorbell.answered("reckon")
+    if reckoning.is_check_due():
+        reckoning.reckon_and_keep()
+
+
 def canary() -> None:
     """Show that a worker answers."""
     close_old_connections()
@@ -67,5 +75,7 @@ def _sweep() -> None:
         doorbell.ring("route")
     if routing.timers_due():
         doorbell.ring("fire_timers")
+    if reckoning.is_check_due():
+        doorbell.ring("reckon")
     for destination_id in lanes.due_destinations():
         doorbell.ring("deliver", destination_id, 0)

@@ -2,7 +2,7 @@
 
 from router.models.audit import AuditEvent, AuditOutcome
 from router.models.config import ConfigRevision, RoutingDefaults, Unmatched
-from router.models.counters import Bell, CounterKind, Heartbeat, HourCount
+from router.models.counters import Bell, CounterKind, Heartbeat, HourCount, LedgerCheck
 from router.models.destinations import Destination, DestinationVersion, Lane, LaneSlot, LaneState
 from router.models.jobs import (
     DONE_STATES,
@@ -61,6 +61,7 @@ __all__ = [
     "Lane",
     "LaneSlot",
     "LaneState",
+    "LedgerCheck",
     "OriginKind",
     "Permission",
     "ProofGrade",

@@ -57,3 +57,16 @@ class Bell(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class LedgerCheck(models.Model):
+    """One nightly reckoning: what was counted, and the gaps that were found."""
+
+    at = models.DateTimeField(db_index=True)
+    seconds = models.FloatField()
+    gaps_count = models.PositiveIntegerField()
+    gaps = models.JSONField(default=list)
+    counts = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M}: {self.gaps_count} gaps"

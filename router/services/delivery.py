@@ -16,7 +16,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import F
 
-from router import doorbell, stopping
+from router import crashpoints, doorbell, stopping
 from router.destinations import KINDS
 from router.destinations.base import Context, Outgoing, Result, Sender
 from router.models import (
@@ -88,6 +88,7 @@ def _drain(destination: Destination, slot: LaneSlot, stop: Callable[[], bool]) -
             time.sleep(0.05)
             continue
         _ring_next(destination, slot)
+        crashpoints.reach("deliver.after_claim")
         count += _deliver(claim, stop)
         idle_since = time.monotonic()
     doorbell.ring("deliver", destination.pk, slot.number)
@@ -133,12 +134,14 @@ def _deliver(claim: Claim, stop: Callable[[], bool]) -> int:
     if not claim.items:
         return 0
     _begin_attempts(claim)
+    crashpoints.reach("deliver.after_attempts")
     outgoing = [_outgoing(item) for item in claim.items.values()]
     sender = KINDS[claim.destination.kind].sender(version.settings)
     first_use = claim.destination.lane.verified_endpoint != version.endpoint
     context = Context(
         progress=claim.progress, stop=stop, abort=stopping.overdue, echo_first=first_use
     )
+    crashpoints.reach("deliver.before_send")
     return _gather(claim, sender, outgoing, context)
 
 
@@ -148,15 +151,18 @@ def _gather(claim: Claim, sender: Sender, outgoing: Sequence[Outgoing], context:
     try:
         for result in sender.send(outgoing, context):
             known.append(result)
+            crashpoints.reach("deliver.after_send")
             late = time.monotonic() - flushed > FLUSH_SECONDS
             if len(known) >= FLUSH_RESULTS or late:
                 count += results.finish(claim, known)
+                crashpoints.reach("deliver.after_commit")
                 known, flushed = [], time.monotonic()
     except LeaseLost:
         log.warning("delivery.lease_lost", extra={"destination": claim.destination.name})
     finally:
         if known:
             count += results.finish(claim, known)
+            crashpoints.reach("deliver.after_commit")
     return count
 
 

@@ -7,14 +7,14 @@ decided here. Refuses to answer anybody: the sender had its Success before.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.db import transaction
 from django.db.models import F
 
-from router import doorbell, storage
+from router import crashpoints, doorbell, storage
 from router.dicom.errors import DicomError
 from router.dicom.header import Structure
 from router.dicom.uids import valid_uid
@@ -99,12 +99,16 @@ def index(spooled: Sequence[Spooled]) -> int:
         OSError: rows were written but files could not be moved; call again later.
     """
     batch = Batch([_entry(item) for item in spooled])
+    crashpoints.reach("index.before_transaction")
     with transaction.atomic():
         done = _already_indexed(batch)
         fresh = [entry for entry in batch.entries if entry.spooled.receipt_id not in done]
         if fresh:
             _write(Batch(fresh))
+        crashpoints.reach("index.before_commit")
+    crashpoints.reach("index.after_commit")
     _move(batch.entries, done)
+    crashpoints.reach("index.after_moves")
     return len(fresh)
 
 
@@ -359,7 +363,13 @@ def _move(entries: list[Entry], done: set[str]) -> None:
             entry.spooled.path.unlink(missing_ok=True)
         else:
             moves.append((entry.spooled.path, instance.location))
-    storage.objects().place(moves)
+    storage.objects().place(_one_by_one(moves))
+
+
+def _one_by_one(moves: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
+    for move in moves:
+        crashpoints.reach("index.between_moves")
+        yield move
 
 
 def _rows_of(entries: list[Entry], done: set[str]) -> dict[str, Instance]:

@@ -23,6 +23,7 @@ from router.models import (
     Instance,
     ItemState,
     JobItem,
+    LedgerCheck,
     RoutingMark,
 )
 from router.services import clock
@@ -53,6 +54,20 @@ class _Ledger(Collector):
         yield from _totals()
         yield from _waiting()
         yield from _machine()
+        yield from _reckoning()
+
+
+def _reckoning() -> Iterator[Metric]:
+    check = LedgerCheck.objects.order_by("-at").first()
+    if check is not None:
+        yield GaugeMetricFamily(
+            "router_ledger_gaps", "Gaps found by the last reckoning.", check.gaps_count
+        )
+        yield GaugeMetricFamily(
+            "router_ledger_check_age_seconds",
+            "Age of the last reckoning.",
+            (clock.now() - check.at).total_seconds(),
+        )
 
 
 def _items() -> Iterator[Metric]:

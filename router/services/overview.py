@@ -25,10 +25,12 @@ from router.models import (
     ItemState,
     Lane,
     LaneState,
+    LedgerCheck,
+    Permission,
     RoutingMark,
     User,
 )
-from router.services import clock, heartbeats
+from router.services import clock, heartbeats, users
 from router.services.visibility import (
     visible_associations,
     visible_counts,
@@ -136,7 +138,21 @@ class Process:
 
 def attention(user: User) -> list[Attention]:
     """Return what waits for a person, the most urgent kind first."""
-    return [*_stopped(user), *_parked(user), *_quarantined(user), *_unmatched(user), *_late(user)]
+    return [
+        *_stopped(user),
+        *_parked(user),
+        *_quarantined(user),
+        *_unmatched(user),
+        *_late(user),
+        *_gaps(user),
+    ]
+
+
+def _gaps(user: User) -> Iterable[Attention]:
+    """The last reckoning, when it found gaps; only for those who may see the whole ledger."""
+    check = LedgerCheck.objects.order_by("-at").first()
+    if check is not None and check.gaps_count and users.holds(user, Permission.SEE_HEALTH):
+        yield Attention("gaps", check.gaps_count, check.at)
 
 
 def _stopped(user: User) -> Iterable[Attention]:

@@ -4,36 +4,38 @@ Objects: acknowledged = inbox + current + versions + quarantined + identical dup
 Pairs: chosen by decisions = items, in whatever state. Refuses to repair: it only finds.
 """
 
-import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 from django.db.models import Count, F, IntegerField, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce
 
-from router import storage
 from router.models import (
     DONE_STATES,
     Attempt,
     AttemptOutcome,
+    AuditOutcome,
     Decision,
     Instance,
     InstanceState,
     ItemState,
     JobItem,
     LaneState,
+    LedgerCheck,
     QuietTimer,
     Receipt,
     ReceiptOutcome,
     RoutingMark,
     Study,
 )
-from router.services import archive, clock
+from router.services import archive, audit, clock, stocktaking
+from router.services.actors import SYSTEM
 
+NIGHT = 2
+MOST_KEPT = 200
 UNDECIDED_AFTER = timedelta(seconds=60)
-CHUNK = 1 << 20
 STORED = (ReceiptOutcome.STORED, ReceiptOutcome.VERSION, ReceiptOutcome.QUARANTINED)
 
 
@@ -113,58 +115,11 @@ def _objects(found: Reckoning) -> None:
 
 def _files(found: Reckoning, *, deep: bool) -> None:
     """Every kept object has its bytes, whole; every file has a row."""
-    store = storage.objects()
-    expected: set[str] = set()
-    waiting = {path.name.split(".")[0]: path for path in archive.acknowledged()}
-    for instance in Instance.objects.kept().order_by("pk").iterator(chunk_size=2000):
-        expected.add(instance.location)
-        _file(found, instance, _waiting_size(waiting, instance), deep=deep)
-    strangers = [key for key in store.keys() if key not in expected]  # noqa: SIM118 - not a dict
-    known = set(
-        Instance.objects.kept()
-        .filter(file_id__in=[_file_id(key) for key in strangers])
-        .values_list("file_id", flat=True)
-    )
-    for key in strangers:
-        if _file_id(key) not in known:
-            found.gap("files", f"{key} has no row")
-    found.counts["files"] = len(expected)
-
-
-def _file_id(key: str) -> str:
-    return key.rsplit("/", 1)[-1].removesuffix(".dcm")
-
-
-def _waiting_size(waiting: dict[str, Path], instance: Instance) -> int | None:
-    path = waiting.get(instance.file_id)
-    try:
-        return path.stat().st_size if path else None
-    except FileNotFoundError:
-        return None
-
-
-def _file(found: Reckoning, instance: Instance, inbox: int | None, *, deep: bool) -> None:
-    try:
-        size = storage.objects().size(instance.location)
-    except FileNotFoundError:
-        if inbox is None:
-            found.gap("files", f"instance {instance.sop_instance_uid} has no file")
-            return
-        size = inbox
-    if size != instance.offset + instance.size:
-        found.gap("files", f"instance {instance.sop_instance_uid} has {size} bytes on storage")
-    elif deep and digest(instance) != instance.sha256:
-        found.gap("hashes", f"instance {instance.sop_instance_uid} has changed on storage")
-
-
-def digest(instance: Instance) -> str:
-    """Return the SHA-256 of a stored object's data set."""
-    found = hashlib.sha256()
-    with archive.opened(instance) as file:
-        file.seek(instance.offset)
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+    for what in stocktaking.take(deep=deep):
+        if isinstance(what, int):
+            found.counts["files"] = what
+        else:
+            found.gap(*what)
 
 
 def _decisions(found: Reckoning) -> None:
@@ -223,3 +178,35 @@ def _recounted_studies() -> Iterator[tuple[str, int, int]]:
     rows = Study.objects.annotate(counted=Coalesce(counted, 0))
     wrong = rows.exclude(counted=F("instances_count"))
     yield from wrong.values_list("study_instance_uid", "instances_count", "counted").iterator()
+
+
+def reckon_and_keep() -> LedgerCheck:
+    """Recount everything and keep the result as a row, for the dashboard and the metrics."""
+    started = time.monotonic()
+    found = reckon()
+    check = LedgerCheck.objects.create(
+        at=clock.now(),
+        seconds=time.monotonic() - started,
+        gaps_count=len(found.gaps),
+        gaps=[f"{kind}: {what}" for kind, what in found.gaps[:MOST_KEPT]],
+        counts=found.counts,
+    )
+    if found.gaps:
+        audit.record(
+            "ledger.gaps",
+            actor=SYSTEM,
+            code="security",
+            outcome=AuditOutcome.SERIOUS_FAILURE,
+            details={"count": len(found.gaps)},
+        )
+    return check
+
+
+def is_check_due() -> bool:
+    """Tell whether the nightly reckoning is to run: at 2 o'clock, or when 26 hours have passed."""
+    now = clock.now()
+    last = LedgerCheck.objects.order_by("-at").values_list("at", flat=True).first()
+    if last is None:
+        return Receipt.objects.filter(received_at__lt=now - timedelta(hours=1)).exists()
+    age = now - last
+    return age > timedelta(hours=26) or (now.hour == NIGHT and age > timedelta(hours=2))

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import BigIntegerField, Case, CharField, F, Value, When
 
+from router import crashpoints
 from router.destinations.base import Result
 from router.destinations.outcomes import Outcome
 from router.models import (
@@ -59,6 +60,7 @@ class Claim:
 
     def progress(self, _moved: int) -> None:
         """Renew the lease as bytes move. Raises LeaseLost when it is not ours any more."""
+        crashpoints.reach("deliver.mid_object")
         if time.monotonic() - self.renewed < RENEW_SECONDS:
             return
         self.renewed = time.monotonic()
@@ -81,7 +83,9 @@ def finish(claim: Claim, results: Sequence[Result]) -> int:
     count = _finish_delivered(claim, done)
     count += sum(_finish_failed(claim, result) for result in failed)
     _end_attempts(claim, results)
+    crashpoints.reach("deliver.before_lane")
     lanes.update(claim.destination, results, delivered=bool(done))
+    crashpoints.reach("deliver.before_commit")
     return count
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Case, QuerySet, Value, When
 
-from router import doorbell
+from router import crashpoints, doorbell
 from router.dicom.rules import RuleSpec
 from router.models import (
     Decision,
@@ -49,11 +49,14 @@ def route_batch(limit: int = BATCH) -> int:
         return 0
     config = decisions.configuration()
     groups = decisions.group_up(((m.instance, m.association, m.pk) for m in marks), config)
+    crashpoints.reach("route.after_match")
     try:
         with transaction.atomic():
             _write_arrivals(groups, config)
+            crashpoints.reach("route.before_commit")
     except IntegrityError as error:  # another router has chosen one of these pairs just now
         raise Overtaken from error
+    crashpoints.reach("route.after_commit")
     return len(marks)
 
 

@@ -43,6 +43,7 @@ STATES: dict[str, tuple[str, str]] = {
     "open": ("open", "check"),
     "backoff": ("waits after a failure", "clock"),
     "stopped": ("stopped", "hand"),
+    "gaps": ("gaps in the ledger", "hand"),
     "paused": ("paused", "pause"),
     "disabled": ("disabled", "x"),
     "alive": ("running", "check"),

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.views.decorators.http import require_safe
 
 from router.forms import AuditFilter
-from router.models import AuditEvent, AuditOutcome, Permission, Role, User
+from router.models import AuditEvent, AuditOutcome, LedgerCheck, Permission, Role, User
 from router.services import access, audit, health, overview, reckoning, visibility
 from router.services import users as people
 from router.services.access import requires
@@ -97,6 +97,7 @@ def system(request: HttpRequest) -> HttpResponse:
         "disk": overview.disk(access.person(request)),
         "marks": {"slow": settings.DISK_SLOW, "refuse": settings.DISK_REFUSE},
         "unfinished": reckoning.unfinished(),
+        "ledger": LedgerCheck.objects.order_by("-at").first(),
         "network": _network(),
         "versions": _versions(),
     }
