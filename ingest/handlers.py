@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from ingest.disk import DiskGate, DiskState
 from ingest.negotiation import Context
 from ingest.status import Status
+from router import crashpoints
 from router.dicom.errors import DicomError, TruncatedDataSet
 from router.dicom.uids import valid_uid
 from router.services import archive
@@ -204,6 +205,7 @@ class Incoming:
         counts.objects += 1
         counts.bytes += spooled.size
         self._session.storage.intake.stored(spooled)
+        crashpoints.reach("receive.before_reply")
         return SUCCESS
 
     def discard(self) -> None:

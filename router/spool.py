@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from router import durable
+from router import crashpoints, durable
 from router.dicom import header, part10
 from router.dicom.errors import MalformedDataSet
 from router.facts import AssociationFacts, Counts, Duplicates, EndFacts, Origin
@@ -120,6 +120,7 @@ class SpoolFile:
         self._structure: header.Structure | None = None
         self._fd = _open_new(self._part)
         self._put(memoryview(meta))
+        crashpoints.reach("receive.part_created")
 
     @property
     def sha256(self) -> str:
@@ -151,9 +152,13 @@ class SpoolFile:
         digest = self.sha256
         path = self._inbox.folder / f"{self.receipt_id}.{digest}{OBJECT_SUFFIX}"
         try:
+            crashpoints.reach("receive.before_fsync")
             os.fsync(self._fd)
+            crashpoints.reach("receive.after_fsync")
             self._part.rename(path)
+            crashpoints.reach("receive.after_rename")
             self._inbox.sync()
+            crashpoints.reach("receive.after_folder_sync")
         except OSError as error:
             path.unlink(missing_ok=True)
             raise self._failed(error) from error
