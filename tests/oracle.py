@@ -63,7 +63,8 @@ def holds(node: Tree | None, ds: Dataset, facts: Facts) -> bool:
     found = _find(str(node["field"]), ds, facts)
     values = [(vr, value) for vr, texts in found for value in texts]
     if node["op"] in {"exists", "missing"}:
-        return bool(values) == (node["op"] == "exists")
+        wants_one = str(node["op"]) == "exists"
+        return bool(values) == wants_one
     return any(_satisfies(node["op"], vr, value, node["value"]) for vr, value in values)
 
 

@@ -83,7 +83,7 @@ class Database:
     def _run(self, statement: str) -> None:
         with psycopg.connect(self._server, autocommit=True) as connection:
             name = sql.Identifier(self._name)
-            connection.execute(sql.SQL(statement).format(name))  # type: ignore[arg-type]  # literal
+            connection.execute(sql.SQL(statement).format(name))
 
 
 class Product:
@@ -144,7 +144,7 @@ class Product:
                 stderr=log,
                 text=True,
                 start_new_session=True,
-                preexec_fn=_end_with_the_test,
+                preexec_fn=_end_with_the_test,  # noqa: PLW1509 - it calls prctl and nothing else
             )
         assert self._up.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self._up.stdout,), daemon=True)
@@ -157,7 +157,7 @@ class Product:
             raise
 
     def stop(self, number: int = signal.SIGTERM, *, to_group: bool = False) -> int:
-        """End `up` by a signal (to its whole group, as a terminal does) and return its exit code."""
+        """End `up` by a signal, see `send_signal`, and return its exit code."""
         self.send_signal(number, to_group=to_group)
         return self.wait_ended()
 

@@ -1,4 +1,4 @@
-"""Made objects for the proofs: small, lawful, each study different, in Explicit VR Little Endian."""
+"""Made objects for the proofs: small, lawful and all different, in Explicit VR Little Endian."""
 
 import hashlib
 from collections.abc import Sequence

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.product import HOST, Product, wait_until
+from tests.proof.conftest import Note
 from tests.proof.delivered import folder_destination, in_folder, names_in, to_every
 from tests.proof.objects import CT, EXPLICIT_LITTLE, hashes, study_of
 from tests.proof.postgres import Cluster
@@ -15,7 +16,9 @@ from tests.senders import RawAssociation, send_raw
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_reception_goes_on_while_the_database_is_away(tmp_path: Path, rounds: int) -> None:
+def test_reception_goes_on_while_the_database_is_away(
+    tmp_path: Path, note: Note, rounds: int
+) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="router-proof-") as place,
         Cluster(Path(place) / "pg") as cluster,
@@ -39,7 +42,7 @@ def test_reception_goes_on_while_the_database_is_away(tmp_path: Path, rounds: in
         wait_until(
             lambda: set(sent) == names_in(folder), seconds=90, what="everything after the restart"
         )
-        print(f"whole {time.monotonic() - began:.1f} s after the database was back")
+        note(f"whole {time.monotonic() - began:.1f} s after the database was back")
         own.wait_idle()
         assert in_folder(folder) == sent
         own.verify("--deep")

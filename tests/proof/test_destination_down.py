@@ -1,6 +1,7 @@
 """A destination that is down and comes back: everything arrives, the oldest first, and nobody else
 waits for it meanwhile."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_a_destination_that_was_down_gets_everything_in_order_of_age(
         assert {one.status for one in send_raw(HOST, product.port, study)} == {0}
         order += [one.sop_instance_uid for one in study]
         wait_until(
-            lambda: set(order) <= names_in(folder),
+            partial(has_all, folder, set(order)),
             seconds=10,
             what="the other destination gets its study while the first is down",
         )
@@ -55,3 +56,7 @@ def test_a_destination_that_answers_out_of_resources_is_asked_again(
         product.wait_idle()
         assert full.hashes() == hashes(study)
     product.verify()
+
+
+def has_all(folder: Path, uids: set[str]) -> bool:
+    return uids <= names_in(folder)

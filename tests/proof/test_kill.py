@@ -8,14 +8,16 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
 
 from tests.product import HOST, Product, wait_until
+from tests.proof.conftest import Note
 from tests.proof.delivered import (
     dicom_destination,
     folder_destination,
@@ -34,71 +36,88 @@ pytestmark = [pytest.mark.database, pytest.mark.timeout(120 + 90 * ROUNDS)]
 
 
 def test_a_killed_receiver_loses_nothing_that_it_acknowledged(
-    product: Product, rounds: int, tmp_path: Path
+    product: Product, note: Note, rounds: int, tmp_path: Path
 ) -> None:
-    with Sink(Script(ae_title="KILLED", keep_data=False)) as sink:
-        folder = tmp_path / "out"
-        product.apply(to_every(dicom_destination("pacs", sink), folder_destination("disk", folder)))
-        sent: dict[str, str] = {}
+    with Ends(product, tmp_path) as ends:
         for number in range(rounds):
             objects = study_of(OBJECTS)
-            sent |= hashes(objects)
             began = time.monotonic()
-            acknowledged = send_until_cut(
-                product, objects, cut=random.randint(20, 180), kill=lambda: kill_receiver(product)
-            )
+            cut = random.randint(20, 180)
+            acknowledged = send_until_cut(product, objects, cut=cut)
             assert 0 < len(acknowledged) < OBJECTS, "the kill did not fall into the association"
-            wait_until(
-                lambda: acknowledged <= names_in(folder) & set(sink.hashes()),  # noqa: B023
-                seconds=60,
-                what=f"{len(acknowledged)} acknowledged objects at both destinations",
-            )
-            product.wait_idle()
+            ends.sent |= hashes(objects)
+            ends.wait_for(acknowledged, seconds=60)
             took = time.monotonic() - began
-            print(f"receiver killed, round {number + 1}: {len(acknowledged)} whole in {took:.1f} s")
-            assert_exact(sent, sink, folder)
+            note(f"receiver killed, {number + 1}: {len(acknowledged)} there after {took:.1f} s")
+            ends.check()
             time.sleep(max(0.0, APART - took))
         product.verify("--deep")
 
 
 def test_a_killed_worker_leaves_nothing_undelivered(
-    product: Product, rounds: int, tmp_path: Path
+    product: Product, note: Note, rounds: int, tmp_path: Path
 ) -> None:
-    with Sink(Script(ae_title="SLOW", delay=0.02, keep_data=False)) as sink:
-        folder = tmp_path / "out"
-        product.apply(to_every(dicom_destination("slow", sink), folder_destination("disk", folder)))
-        sent: dict[str, str] = {}
+    with Ends(product, tmp_path, delay=0.02) as ends:
         for number in range(rounds):
             objects = study_of(OBJECTS)
-            before = len(sink.objects)
-            sent |= hashes(objects)
+            before = len(ends.sink.objects)
+            ends.sent |= hashes(objects)
             answers = send_raw(HOST, product.port, objects)
             assert {answer.status for answer in answers} == {0}
-            assert sink.wait_for(before + random.randint(10, 150), 30)
+            assert ends.sink.wait_for(before + random.randint(10, 150), 30)
             began = time.monotonic()
             name, kill = WAYS[number % len(WAYS)]
-            kill(product, sink)
-            wait_until(
-                lambda: set(sent) <= names_in(folder) & set(sink.hashes()),
-                seconds=150,
-                what=f"{OBJECTS} objects at both destinations after the kill of {name}",
-            )
-            product.wait_idle(120)
+            kill(product, ends.sink)
+            ends.wait_for(set(ends.sent), seconds=150)
             took = time.monotonic() - began
-            print(f"{name} killed, round {number + 1}: whole in {took:.1f} s")
-            assert_exact(sent, sink, folder)
+            note(f"{name} killed, {number + 1}: all there after {took:.1f} s")
+            ends.check()
         product.verify("--deep")
 
 
-def send_until_cut(
-    product: Product, objects: Sequence[RawObject], *, cut: int, kill: Callable[[], None]
-) -> set[str]:
+class Ends:
+    """A sink and a folder, to which one rule sends everything; what was sent to us meanwhile."""
+
+    def __init__(self, product: Product, folder: Path, *, delay: float = 0.0) -> None:
+        self.sink = Sink(Script(ae_title="FAR", delay=delay, keep_data=False))
+        self.sent: dict[str, str] = {}
+        self._product, self._folder = product, folder / "out"
+
+    def __enter__(self) -> Self:
+        self.sink.__enter__()
+        disk = folder_destination("disk", self._folder)
+        self._product.apply(to_every(dicom_destination("pacs", self.sink), disk))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.sink.__exit__(kind, None, None)
+
+    def wait_for(self, uids: set[str], *, seconds: float) -> None:
+        """Wait until both ends have these, and nothing is left to do."""
+        wait_until(
+            lambda: uids <= names_in(self._folder) & set(self.sink.hashes()),
+            seconds=seconds,
+            what=f"{len(uids)} objects at both destinations",
+        )
+        self._product.wait_idle(120)
+
+    def check(self) -> None:
+        """Both ends hold the same objects, byte for byte what was sent, and nothing else."""
+        here = in_folder(self._folder)
+        assert here == self.sink.hashes()
+        assert here == {uid: self.sent[uid] for uid in here}
+        assert {one.sha256 for one in self.sink.objects} <= set(self.sent.values())
+
+
+def send_until_cut(product: Product, objects: Sequence[RawObject], *, cut: int) -> set[str]:
     """Send over one association, kill at the `cut`th object; return what was acknowledged."""
     acknowledged: set[str] = set()
-    killer = threading.Thread(target=kill)
-    with suppress(ConnectionEnded, OSError), RawAssociation(
-        HOST, product.port, contexts=[(CT, [EXPLICIT_LITTLE])]
-    ) as assoc:
+    killer = threading.Thread(target=kill_receiver, args=(product,))
+    contexts = [(CT, [EXPLICIT_LITTLE])]
+    with (
+        suppress(ConnectionEnded, OSError),
+        RawAssociation(HOST, product.port, contexts=contexts) as assoc,
+    ):
         for number, one in enumerate(objects):
             if number == cut:
                 killer.start()
@@ -138,16 +157,15 @@ def kill_watchdog(product: Product, _sink: Sink) -> None:
     watchdog.kill()
 
 
+def kill_everything(product: Product, _sink: Sink) -> None:
+    """Kill the whole product, as a power cut does, and start it again."""
+    product.kill()
+    product.start()
+
+
 WAYS = (
     ("the sending process", kill_sending_process),
     ("the cluster", kill_cluster),
     ("the watchdog", kill_watchdog),
+    ("the whole product", kill_everything),
 )
-
-
-def assert_exact(sent: dict[str, str], sink: Sink, folder: Path) -> None:
-    """Both ends hold the same objects, byte for byte what was sent, and nothing else."""
-    here, there = in_folder(folder), sink.hashes()
-    assert here == there
-    assert here == {uid: sent[uid] for uid in here}
-    assert {one.sha256 for one in sink.objects} <= set(sent.values())

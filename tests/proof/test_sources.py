@@ -21,7 +21,7 @@ from tests.senders import (
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 ECHO = (VERIFICATION, [IMPLICIT_LITTLE])
 STORE = (CT, [EXPLICIT_LITTLE])
-pytestmark = [pytest.mark.database, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
