@@ -37,6 +37,7 @@ from ingest.waiting import Visitor
 from ingest.wire import (
     ASSOCIATE_SECONDS,
     MAXIMUM_PDU,
+    P_DATA,
     TICK,
     DeadlinePassed,
     ProtocolError,
@@ -99,6 +100,11 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # as above
         """The layer's thread. Its end wakes an association that waits for a request in vain."""
         try:
             super().run_reactor()
+        except Exception as error:  # noqa: BLE001
+            # The state machine of pynetdicom raises for events in an order that it did not
+            # foresee, as when an abort and our own answer cross each other.
+            log.info("association.confused", extra={"error": str(error)})
+            self.socket.close()
         finally:
             self.to_user_queue.put(None)
 
@@ -174,6 +180,8 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # as above
     def _deliver(self, data: bytes) -> None:
         try:
             pdu, event = self._decode_pdu(bytearray(data))
+            if data[0] != P_DATA:
+                pdu.to_primitive()  # as the state machine will, where an error ends its thread
         except Exception as error:  # noqa: BLE001  a decoder for hostile bytes raises anything
             log.warning("pdu.undecodable", extra={"error": type(error).__name__})
             self.event_queue.put(INVALID_PDU)

@@ -77,6 +77,7 @@ def serve(
     stopping: threading.Event,
 ) -> None:
     """One process: index and receive until `stopping`, then end in order."""
+    scp.quiet_libraries()
     spool = Spool(settings.SPOOL_DIR)
     rejections = RejectionJournal(settings.SPOOL_DIR / "rejections")
     indexer = Indexer(spool, rejections=rejections)

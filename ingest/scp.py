@@ -5,7 +5,6 @@ It gates connections, admits callers and stops in good order. It refuses to fork
 """
 
 import errno
-import gc
 import logging
 import socket
 import threading
@@ -13,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydicom import config as pydicom_config
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation, AssociationServer
@@ -20,6 +20,7 @@ from pynetdicom.transport import AddressInformation, AssociationServer
 from ingest.association import InboundAssociation
 from ingest.guard import REJECT_LIMIT, ConnectionTable, Turnstile
 from ingest.handlers import Storage
+from ingest.memory import give_back
 from ingest.negotiation import VERIFICATION
 from ingest.notices import Notices
 from ingest.sources import (
@@ -71,6 +72,7 @@ class Receiver:
     connections: ConnectionTable
     takes_over: bool = True
     idle_seconds: float = IDLE_SECONDS
+    request_seconds: float = ASSOCIATE_SECONDS
     pace: Pace = field(default_factory=Pace)
 
     def admit(self, *, host: str, calling_ae: str, called_ae: str) -> Admission | Rejection:
@@ -194,7 +196,8 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
             self._notices.put(host, LIMIT_EXCEEDED.reason)
             self._turnstile.turn_away(sock, b"" if port.context else REJECT_LIMIT)
             return
-        visitor = Visitor(sock, host, port, slot, remote_port=int(address[1]))
+        deadline = time.monotonic() + self.receiver.request_seconds
+        visitor = Visitor(sock, host, port, slot, deadline, remote_port=int(address[1]))
         try:
             sock.settimeout(0.0)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -316,7 +319,7 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
             self.receiver.storage.disk.look()
         if now >= self._collect_garbage:
             self._collect_garbage = now + GARBAGE_SECONDS
-            gc.collect()  # an association of pynetdicom is a ring of references
+            give_back()
 
     def _remember(self, assoc: InboundAssociation) -> None:
         with self._changed:
@@ -387,6 +390,17 @@ def open_listener(host: str, port: int) -> socket.socket:
     """A listening socket to be shared by processes. SO_REUSEADDR lets a restart bind at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def quiet_libraries() -> None:
+    """For a process that only receives: no log line or warning of theirs for what a peer sent.
+
+    We log what we refuse ourselves; theirs are tracebacks that repeat the peer's bytes.
+    """
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    logging.getLogger("pynetdicom.dul").setLevel(logging.ERROR)  # what nobody foresaw
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 
 
 def listen(receiver: Receiver, listener: socket.socket, *, secure: Port | None = None) -> Listening:

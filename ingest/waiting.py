@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ingest.wire import ABORT, ASSOCIATE_RQ, ASSOCIATE_SECONDS, MOST_ASSOCIATE
+from ingest.wire import ABORT, ASSOCIATE_RQ, MOST_ASSOCIATE
 
 SILENT = "no_association_request"
 CUT = "ended_before_its_request"
@@ -70,7 +70,7 @@ class Visitor:
     host: str
     port: Port
     slot: int | None
-    deadline: float = field(default_factory=lambda: time.monotonic() + ASSOCIATE_SECONDS)
+    deadline: float
     remote_port: int = 0
     request: bytes = b""
     _needs: int = 1

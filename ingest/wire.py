@@ -5,6 +5,7 @@ peer claims is checked before anything is allocated for it, and every PDU has a 
 refuses to know services and files.
 """
 
+import mmap
 import socket
 import struct
 import time
@@ -157,7 +158,8 @@ class Reader:
         self._socket = sock
         self._idle_seconds = idle_seconds
         self._is_stopping = is_stopping
-        self._view = memoryview(bytearray(buffer))
+        # Mapped, not allocated: it goes back to the system with its association.
+        self._view = memoryview(mmap.mmap(-1, buffer))
         self._reads_ahead = reads_ahead
         self._start = 0
         self._end = 0

@@ -1,0 +1,187 @@
+"""A receiver in a process of its own, to be attacked: what it logs, holds and leaves can be asked.
+
+It stores for real and throws away what it stored, so that a long run needs no disk.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import django
+
+from router.spool import AssociationFacts, Counts, Spool, Spooled
+from tests.receivers import CT, EXPLICIT_LITTLE, make_object
+from tests.senders import IMPLICIT_LITTLE, VERIFICATION, RawAssociation
+
+if TYPE_CHECKING:
+    from ingest import scp
+
+ROOT = Path(__file__).parents[3]
+HOST = "127.0.0.1"
+# Below the folder nothing else may ever exist.
+_LAWFUL = re.compile(
+    r"errors\.log|"
+    r"spool(/(inbox|owners|rejections)(/[^/]+)?)?|"
+    r"spool/inbox/[0-9a-f]{32}/(association(_end)?\.json|[0-9a-f]{32}\.part|"
+    r"[0-9a-f]{32}\.[0-9a-f]{64}\.dcm|[^/]*\.tmp)"
+)
+
+
+class Sweeping:
+    """An intake that throws everything away."""
+
+    def __init__(self, root: Path) -> None:
+        self._inbox = root / "inbox"
+
+    def association_opened(self, facts: AssociationFacts, contexts: object) -> None:
+        """Nothing to do."""
+
+    def association_closed(self, facts: AssociationFacts, reason: str, counts: Counts) -> None:
+        shutil.rmtree(self._inbox / facts.id, ignore_errors=True)
+
+    def stored(self, spooled: Spooled) -> None:
+        spooled.path.unlink()
+
+    def refused(self, facts: AssociationFacts, **details: object) -> None:
+        """Nothing to do."""
+
+    def disk_state(self, state: str, free: int) -> None:
+        """Nothing to do."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A receiver that runs."""
+
+    process: "subprocess.Popen[str]"
+    port: int
+    folder: Path
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def resident(self) -> int:
+        """Resident memory in bytes."""
+        return self._status("VmRSS") * 1024
+
+    def threads(self) -> int:
+        return self._status("Threads")
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def errors(self) -> str:
+        """Everything logged at ERROR, tracebacks included."""
+        return (self.folder / "errors.log").read_text()
+
+    def strangers(self) -> list[str]:
+        """Files and folders that have no place where they are."""
+        found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
+        return sorted(path for path in found if not _LAWFUL.fullmatch(path))
+
+    def is_healthy(self) -> bool:
+        """Whether an honest peer is served."""
+        contexts = [(VERIFICATION, [IMPLICIT_LITTLE]), (CT, [EXPLICIT_LITTLE])]
+        with RawAssociation(HOST, self.port, contexts=contexts) as assoc:
+            return assoc.echo() == 0 and assoc.store(make_object())[0] == 0
+
+    def settle(self, *, threads: int, seconds: float = 60.0) -> None:
+        """Wait until as few threads run as before."""
+        deadline = time.monotonic() + seconds
+        while self.threads() > threads and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _status(self, name: str) -> int:
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(text.split(f"{name}:")[1].split()[0])
+
+
+@contextmanager
+def attacked(folder: Path, **patience: float) -> Iterator[Target]:
+    """A receiver below `folder` with short patience (see `_receiver`), ended afterwards."""
+    command = [sys.executable, "-m", __spec__.name if __spec__ else __name__]
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    with subprocess.Popen(
+        [*command, str(folder), json.dumps(patience)],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield Target(process, int(process.stdout.readline()), folder)
+        finally:
+            process.kill()
+
+
+def main() -> None:
+    """The process itself: prints its port and serves until its input ends."""
+    folder, patience = Path(sys.argv[1]), json.loads(sys.argv[2])
+    django.setup()
+    log = logging.FileHandler(folder / "errors.log")
+    log.setLevel(logging.ERROR)
+    logging.basicConfig(handlers=[log], level=logging.INFO, force=True)
+    from ingest import scp
+
+    scp.quiet_libraries()
+    threading.excepthook = _note_death
+    listening = _listen(folder, **patience)
+    print(listening.address[1], flush=True)  # noqa: T201
+    sys.stdin.read()
+    listening.stop(grace=0.0)
+
+
+def _note_death(death: threading.ExceptHookArgs) -> None:
+    """A thread that ends by an exception is an error like any other."""
+    if death.exc_value is not None:
+        name = death.thread.name if death.thread else "?"
+        logging.error("thread %s died", name, exc_info=death.exc_value)  # noqa: LOG015
+
+
+def _listen(
+    folder: Path,
+    *,
+    most: int = 200,
+    most_per_address: int = 200,
+    pdu_seconds: float = 2.0,
+    request_seconds: float = 2.0,
+    idle_seconds: float = 3.0,
+) -> "scp.Listening":
+    from ingest import scp
+    from ingest.disk import DiskGate
+    from ingest.guard import ConnectionTable
+    from ingest.handlers import Storage
+    from ingest.sources import Sources
+    from ingest.wire import Pace
+    from router.rejections import RejectionJournal
+
+    spool = Spool(folder / "spool")
+    gate = DiskGate(spool.free_bytes, slow=2000, refuse=1000)
+    receiver = scp.Receiver(
+        ae_title="DICOMROUTER",
+        storage=Storage(spool, Sweeping(spool.root), gate, lambda *_: "no"),
+        sources=Sources(folder / "sources.json"),
+        rejections=RejectionJournal(spool.root / "rejections"),
+        connections=ConnectionTable(most=int(most), most_per_address=int(most_per_address)),
+        idle_seconds=idle_seconds,
+        request_seconds=request_seconds,
+        pace=Pace(pdu_seconds=pdu_seconds, window_seconds=pdu_seconds),
+    )
+    return scp.listen(receiver, scp.open_listener(HOST, 0))
+
+
+if __name__ == "__main__":
+    main()
