@@ -21,3 +21,6 @@ if "ROUTER_DATA_DIR" not in os.environ:
     atexit.register(_remove, os.environ["ROUTER_DATA_DIR"], os.getpid())
 
 from router.settings import *  # noqa: E402, F403 - after the data directory
+
+if USES_SQLITE:  # noqa: F405 - a file as in the product: one in memory locks otherwise
+    DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}  # noqa: F405
