@@ -55,14 +55,16 @@ def play(port: int, what: Sequence, *, address: str = "127.0.0.1") -> str:
 
 
 def _converse(sock: socket.socket, what: Sequence) -> str:
-    first = _write(sock, what.pdus[:1], what.write_size)
-    kind = _first_answer(sock) if first and _is_whole(what.pdus[0]) else 0
+    first = what.pdus[0] if what.pdus else b""
+    is_sent = _write(sock, [first], what.write_size)
+    kind = _first_answer(sock) if is_sent and _is_whole(first) else 0
     _write(sock, what.pdus[1:], what.write_size)
     if what.ending == "reset":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return f"{kind}-reset"
     if what.ending == "half_close":
         _shut(sock)
+    if what.ending in {"half_close", "listen"}:
         return f"{kind}-{_last_answer(sock)}"
     return f"{kind}-closed"
 

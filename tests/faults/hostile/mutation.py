@@ -46,7 +46,7 @@ class Sequence:
     seed: str
     pdus: Session
     write_size: int = 0
-    ending: str = "half_close"  # half_close | reset | close
+    ending: str = "half_close"  # half_close | listen | reset | close
 
 
 def sequence(seed: str) -> Sequence:

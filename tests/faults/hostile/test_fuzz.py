@@ -1,0 +1,24 @@
+"""The fuzzers in their short form; `python -m tests.faults.hostile.attack` is the long one."""
+
+import os
+from pathlib import Path
+
+from tests.faults.hostile.attack import attack
+from tests.faults.hostile.mutation import sequence
+from tests.faults.hostile.target import attacked
+
+SEQUENCES = int(os.environ.get("HOSTILE_SEQUENCES", "600"))
+
+
+def test_broken_sessions_do_no_harm(tmp_path: Path) -> None:
+    with attacked(tmp_path) as target:
+        sequences = (sequence(f"suite:{number}") for number in range(SEQUENCES))
+        findings = attack(target, sequences)
+    assert findings.problems == []
+    assert findings.sequences == SEQUENCES
+    assert findings.answers["2-4"] > 0  # some get as far as an answer
+
+
+def test_a_seed_gives_the_same_sequence_for_ever() -> None:
+    assert sequence("1:2") == sequence("1:2")
+    assert len({sequence(f"x:{number}").pdus for number in range(100)}) > 90

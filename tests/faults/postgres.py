@@ -1,0 +1,119 @@
+"""A PostgreSQL server of one's own, durable as shipped, that can be stopped, killed and frozen."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from tests.product import HOST, free_port
+
+
+def binaries() -> Path:
+    """The folder of initdb and pg_ctl. Raises FileNotFoundError when PostgreSQL is not there."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    if on_path is None:
+        raise FileNotFoundError("PostgreSQL is not installed; deploy/install-debian-packages test")
+    return Path(on_path).parent
+
+
+class PostgreSQL:
+    """`with PostgreSQL(folder) as server:`; `server.url` names its maintenance database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "pgdata"
+        self.port = free_port()
+        self.url = f"postgres://router@{HOST}:{self.port}/postgres"
+        self._as = _unprivileged()
+
+    def __enter__(self) -> Self:
+        self.create()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(subprocess.CalledProcessError):
+            self.resume()
+            self.stop("immediate")
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def create(self) -> None:
+        """Make the cluster, with everything durable."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, *self.folder.parents[:-2]):
+            folder.chmod(folder.stat().st_mode | 0o011)
+        self.data.mkdir(mode=0o700)
+        if self._as:
+            shutil.chown(self.data, *self._as)
+        self._run("initdb", "-D", str(self.data), "-U", "router", "-A", "trust", "-E", "UTF8")
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        options = f"-p {self.port} -k {self.data} -c listen_addresses={HOST} -c max_connections=150"
+        log = str(self.data / "log.txt")
+        self._run(
+            "pg_ctl", "-D", str(self.data), "-l", log, "-w", "-t", "60", "-o", options, "start"
+        )
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop in order (`fast`) or at once (`immediate`)."""
+        self._run("pg_ctl", "-D", str(self.data), "-m", mode, "-w", "stop")
+
+    def kill(self) -> None:
+        """Kill every process of the server."""
+        found = self.processes()
+        for one in found:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(found, timeout=20)
+
+    def freeze(self) -> None:
+        """Stop every process where it is (SIGSTOP)."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let frozen processes go on."""
+        self._signal(signal.SIGCONT)
+
+    def processes(self) -> list[psutil.Process]:
+        """The postmaster and its children; none when it does not run."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split()[0])
+            leader = psutil.Process(pid)
+            return [leader, *leader.children(recursive=True)]
+        except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
+            return []
+
+    def _signal(self, number: int) -> None:
+        for one in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(binaries() / program), *arguments]
+        if self._as:
+            user, group = self._as
+            command = ["setpriv", "--reuid", user, "--regid", group, "--clear-groups", *command]
+        log = self.folder / "commands.log"
+        with log.open("a") as output:
+            subprocess.run(command, cwd="/", check=True, stdout=output, stderr=output, timeout=120)
+
+
+def _unprivileged() -> tuple[str, str] | None:
+    """Whom the server runs as when we are root, which it refuses to be."""
+    if os.geteuid():
+        return None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            user = pwd.getpwnam(name)
+            return name, str(user.pw_gid)
+    raise FileNotFoundError("neither user postgres nor nobody")

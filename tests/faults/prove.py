@@ -1,0 +1,235 @@
+"""`make prove`: run the proofs of `tests/faults` in full, in shards that resume, and add up.
+
+Every case appends one JSON line to `bench/results/prove.jsonl`. A case that has gone well on the
+same commit and database is not run again. `PROVE=crash-3/10` runs the third tenth of one kind. The
+sums of the commit are printed at the end; the exit code is 0 when nothing failed.
+"""
+# ruff: noqa: T201 - it talks to whoever ran it
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.faults.stages import KINDS, Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench/results/prove.jsonl"
+DATABASES = ("sqlite", "postgresql")
+PRODUCT = ("router", "ingest", "dicomweb", "manage.py", "requirements.txt")
+ERROR_LENGTH = 4000
+
+Line = dict[str, Any]  # one JSON object
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: the name says what is done, the number which of its repetitions it is."""
+
+    database: str
+    kind: str
+    name: str
+    number: int
+
+    @property
+    def seed(self) -> int:
+        """What makes its random choices; the same on every machine."""
+        text = f"{self.kind} {self.name} {self.number}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def main() -> int:
+    """Run what is asked for; the exit code."""
+    wanted = _arguments()
+    commit = commit_of_tree()
+    if wanted.sums:
+        return print_sums(commit)
+    cases = list(_cases(wanted))
+    if wanted.jobs > 1:
+        code = _in_parallel(wanted.jobs)
+        print_sums(commit)
+        return code
+    done = {_key(line) for line in _lines(commit) if line["ok"]}
+    left = [case for case in cases if _key(asdict(case)) not in done]
+    print(f"{len(cases)} cases, {len(cases) - len(left)} of them done on {commit}", flush=True)
+    failures = 0
+    for database in DATABASES:
+        for kind in KINDS:
+            some = [case for case in left if (case.database, case.kind) == (database, kind)]
+            failures += _run_all(some, commit)
+    if not wanted.slice:
+        print_sums(commit)
+    return 1 if failures else 0
+
+
+# --- running --------------------------------------------------------------------------------------
+def _run_all(cases: Sequence[Case], commit: str) -> int:
+    """Run cases of one kind on one stage; after a failure on a new one. Count the failures."""
+    failures, left = 0, list(cases)
+    while left:
+        kind = KINDS[left[0].kind]
+        with tempfile.TemporaryDirectory(prefix="prove-") as folder:
+            Path(folder).chmod(0o711)
+            try:
+                with kind.around(Path(folder), left[0].database) as stage:
+                    well = True
+                    while left and well:
+                        well = _run(left.pop(0), stage, commit)
+                    failures += not well
+            except AssertionError as error:  # the stage itself could not be set up
+                failures += 1
+                if left:
+                    _note(left.pop(0), commit, seconds=0.0, error=str(error))
+    return failures
+
+
+def _run(case: Case, stage: Stage, commit: str) -> bool:
+    began = time.monotonic()
+    before = len(stage.site.books.acknowledged)
+    error, facts = "", dict[str, object]()
+    try:
+        outcome = KINDS[case.kind].run(stage, case.name, random.Random(case.seed))
+        facts = {"recovery": outcome.seconds and round(outcome.seconds, 1)}
+        facts |= asdict(outcome.account)
+    except (AssertionError, OSError, subprocess.SubprocessError) as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    facts["objects"] = len(stage.site.books.acknowledged) - before
+    _note(case, commit, seconds=time.monotonic() - began, error=error, **facts)
+    return not error
+
+
+def _note(case: Case, commit: str, *, seconds: float, error: str, **facts: object) -> None:
+    line = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        **asdict(case),
+        "seed": case.seed,
+        "ok": not error,
+        "seconds": round(seconds, 1),
+        **facts,
+    }
+    if error:
+        line["error"] = error[:ERROR_LENGTH]
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    said = "ok" if not error else f"FAILED {error[:1500]}"
+    print(
+        f"{case.database} {case.kind} {case.name} {case.number}: {said} {seconds:.1f} s", flush=True
+    )
+
+
+def _in_parallel(jobs: int) -> int:
+    """Run slices of the same request in processes of their own."""
+    arguments = [word for word in sys.argv[1:] if not word.startswith("--jobs")]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.prove", *arguments, f"--slice={n}/{jobs}"],
+            cwd=ROOT,
+        )
+        for n in range(1, jobs + 1)
+    ]
+    return max(child.wait() for child in children)
+
+
+# --- what to run ----------------------------------------------------------------------------------
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make prove", description=__doc__)
+    parser.add_argument("--databases", default=",".join(DATABASES))
+    parser.add_argument("--kinds", default="", help="comma-separated; all but what PROVE says")
+    parser.add_argument("--count", action="append", default=[], metavar="KIND=N")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parser.add_argument("--slice", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--sums", action="store_true", help="only print the sums of this commit")
+    return parser.parse_args()
+
+
+def _cases(wanted: argparse.Namespace) -> Iterator[Case]:
+    """The cases of the request: PROVE=kind-i/n, then the slice of a parallel run."""
+    asked = os.environ.get("PROVE", "")
+    only, _, shard = asked.partition("-")
+    kinds = [only] if only else [kind for kind in wanted.kinds.split(",") if kind] or list(KINDS)
+    counts = dict(word.split("=") for word in wanted.count)
+    for database in wanted.databases.split(","):
+        for kind in kinds:
+            names = KINDS[kind].names(database)
+            total = int(counts.get(kind, KINDS[kind].least))
+            every = [
+                Case(database, kind, names[n % len(names)], n // len(names) + 1)
+                for n in range(total)
+            ]
+            yield from part(part(every, shard), wanted.slice)
+
+
+def part(cases: Sequence[Case], which: str) -> Sequence[Case]:
+    """The ith of n parts, `which` being "i/n"; all without one."""
+    if not which:
+        return cases
+    number, _, total = which.partition("/")
+    return cases[int(number) - 1 :: int(total)]
+
+
+def commit_of_tree() -> str:
+    """The commit; where the product's files differ from it, with a mark of the difference."""
+    commit = _git("rev-parse", "--short=12", "HEAD").strip()
+    difference = _git("diff", "HEAD", "--", *PRODUCT)
+    mark = hashlib.sha256(difference.encode()).hexdigest()[:8]
+    return f"{commit}+{mark}" if difference else commit
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+# --- the sums -------------------------------------------------------------------------------------
+def print_sums(commit: str) -> int:
+    """Print what has been proved on this commit; 1 when something failed and never went well."""
+    lines = list(_lines(commit))
+    well = {_key(line): line for line in lines if line["ok"]}
+    open_failures = [line for line in lines if not line["ok"] and _key(line) not in well]
+    print(f"commit {commit}")
+    print(f"{'':24}{'runs':>7}{'of':>6}{'failed':>8}{'objects':>9}{'longest':>9}{'wall s':>9}")
+    for database in DATABASES:
+        for kind, about in KINDS.items():
+            mine = [line for line in lines if (line["database"], line["kind"]) == (database, kind)]
+            if mine:
+                print(f"{database + ' ' + kind:24}{_sum(mine, about.least)}")
+    for line in open_failures:
+        print(f"FAILED {line['database']} {line['kind']} {line['name']} {line['number']}")
+    return 1 if open_failures else 0
+
+
+def _sum(lines: Sequence[Line], least: int) -> str:
+    well = {_key(line) for line in lines if line["ok"]}
+    failed = sum(not line["ok"] for line in lines)
+    objects = sum(line.get("objects") or 0 for line in lines)
+    longest = max((line.get("recovery") or 0.0 for line in lines), default=0.0)
+    wall = sum(line["seconds"] for line in lines)
+    return f"{len(well):>7}{least:>6}{failed:>8}{objects:>9}{longest:>9.1f}{wall:>9.0f}"
+
+
+def _lines(commit: str) -> Iterator[Line]:
+    if RESULTS.exists():
+        for text in RESULTS.read_text().splitlines():
+            line = json.loads(text)
+            if line["commit"] == commit:
+                yield line
+
+
+def _key(line: Line) -> tuple[str, str, str, int]:
+    return line["database"], line["kind"], line["name"], line["number"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

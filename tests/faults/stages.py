@@ -1,0 +1,212 @@
+"""The kinds of proof: their cases, what each needs around it, and how one case is run."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.crashpoints import POINTS
+from tests.faults import crash, kills, network, surroundings
+from tests.faults.books import Account
+from tests.faults.postgres import PostgreSQL
+from tests.faults.site import Site
+from tests.faults.volume import NoRights, PowerVolume, Tmpfs
+
+HOUR = 3600
+TIMES = {"+1 h": HOUR, "-1 h": -HOUR, "+400 d": 400 * 24 * HOUR}
+DISK = {
+    "no space": surroundings.disk_full,
+    "no inodes": surroundings.no_inodes,
+    "watermark": surroundings.watermark,
+}
+LOCKED = "locked"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A site with what lies around it."""
+
+    site: Site
+    server: PostgreSQL | None = None
+    tmpfs: Tmpfs | None = None
+    volume: PowerVolume | None = None
+    clock: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case says when it went well; `seconds` is a recovery or a stop, where one is timed."""
+
+    account: Account
+    seconds: float | None = None
+
+
+Around = Callable[[Path, str], AbstractContextManager[Stage]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of proof. `least` is how many runs the issue asks for, a database."""
+
+    least: int
+    names: Callable[[str], Sequence[str]]
+    around: Around
+    run: Callable[[Stage, str, random.Random], Outcome]
+
+
+# --- what lies around -----------------------------------------------------------------------------
+def server_of(stack: ExitStack, folder: Path, database: str) -> PostgreSQL | None:
+    """A durable server of the stage's own, on PostgreSQL."""
+    if database == "sqlite":
+        return None
+    return stack.enter_context(PostgreSQL(folder / "server"))
+
+
+def site_of(stack: ExitStack, folder: Path, server: PostgreSQL | None, **more: str) -> Site:
+    """A site whose database is on `server`."""
+    url = server.url if server else ""
+    return stack.enter_context(Site(folder / "site", server=url, environment=more))
+
+
+@contextmanager
+def plain(folder: Path, database: str) -> Iterator[Stage]:
+    """Nothing but the site."""
+    with ExitStack() as stack:
+        server = server_of(stack, folder, database)
+        yield Stage(site_of(stack, folder, server), server)
+
+
+@contextmanager
+def small_disk(folder: Path, database: str) -> Iterator[Stage]:
+    """A spool on 64 MiB."""
+    with ExitStack() as stack:
+        server = server_of(stack, folder, database)
+        spool = folder / "site/product/data/spool"
+        tmpfs = stack.enter_context(Tmpfs(spool, "size=64m,nr_inodes=2000"))
+        limits = {
+            "ROUTER_DISK_REFUSE": str(surroundings.REFUSE),
+            "ROUTER_DISK_SLOW": str(surroundings.SLOW),
+        }
+        yield Stage(site_of(stack, folder, server, **limits), server, tmpfs=tmpfs)
+
+
+@contextmanager
+def no_watermark(folder: Path, database: str) -> Iterator[Stage]:
+    """A spool on 64 MiB and no watermark that would spare it the worst."""
+    with ExitStack() as stack:
+        server = server_of(stack, folder, database)
+        spool = folder / "site/product/data/spool"
+        tmpfs = stack.enter_context(Tmpfs(spool, "size=64m,nr_inodes=2000"))
+        limits = {"ROUTER_DISK_REFUSE": "0", "ROUTER_DISK_SLOW": "0"}
+        yield Stage(site_of(stack, folder, server, **limits), server, tmpfs=tmpfs)
+
+
+@contextmanager
+def moved_clock(folder: Path, database: str) -> Iterator[Stage]:
+    """The product's processes see the clock that a file says."""
+    library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+    if library is None:
+        raise NoRights("libfaketime is not installed; deploy/install-debian-packages prove")
+    with ExitStack() as stack:
+        server = server_of(stack, folder, database)
+        clock = folder / "clock"
+        clock.write_text("+0\n")
+        moved = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        yield Stage(site_of(stack, folder, server, **moved), server, clock=clock)
+
+
+@contextmanager
+def loop_device(folder: Path, database: str) -> Iterator[Stage]:
+    """Database and objects on a volume whose power can be cut; the far ends are elsewhere."""
+    with ExitStack() as stack:
+        volume = stack.enter_context(PowerVolume(folder))
+        server = server_of(stack, volume.folder, database)
+        site = Site(
+            folder / "site",
+            product_folder=volume.folder / "product",
+            server=server.url if server else "",
+        )
+        stack.enter_context(site)
+        yield Stage(site, server, volume=volume)
+
+
+# --- how one case is run --------------------------------------------------------------------------
+def _crash(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    return Outcome(crash.crash(stage.site, name, chance))
+
+
+def _kill(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    if name in {"pool worker", "monitor", "pusher"}:
+        kills.make_anew(stage.site)
+    return Outcome(*kills.kill(stage.site, name, chance))
+
+
+def _stop(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    how = next(one for one in kills.STOPS if one[0] == name)
+    return Outcome(*kills.stop(stage.site, how, chance))
+
+
+def _network(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    side, _, fault = name.partition(": ")
+    if side == "out":
+        return Outcome(network.outbound(stage.site, fault, chance))
+    end = next(one for one in network.ENDS if one == fault)
+    return Outcome(network.inbound(stage.site, end, chance))
+
+
+def _status(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    return Outcome(network.answer(stage.site, int(name, 16), chance))
+
+
+def _disk(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    assert stage.tmpfs is not None
+    return Outcome(DISK[name](stage.site, stage.tmpfs, chance))
+
+
+def _database(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    fault, seconds = name.split(" for ")
+    length = float(seconds.removesuffix(" s"))
+    if fault == LOCKED:
+        return Outcome(*surroundings.database_locked(stage.site, length, chance))
+    assert stage.server is not None
+    return Outcome(*surroundings.database_away(stage.site, stage.server, fault, length, chance))
+
+
+def _clock(stage: Stage, name: str, chance: random.Random) -> Outcome:
+    assert stage.clock is not None
+    return Outcome(surroundings.clock_steps(stage.site, stage.clock, TIMES[name], chance))
+
+
+def _power(stage: Stage, _name: str, chance: random.Random) -> Outcome:
+    assert stage.volume is not None
+    return Outcome(surroundings.power_cut(stage.site, stage.volume, stage.server, chance))
+
+
+def _database_names(database: str) -> Sequence[str]:
+    if database == "sqlite":
+        return ["locked for 60 s", "locked for 5 s"]
+    return [f"{fault} for 20 s" for fault in surroundings.DATABASE_FAULTS] + ["locked for 60 s"]
+
+
+def _network_names(_database: str) -> Sequence[str]:
+    return [f"out: {name}" for name in network.OUTBOUND] + [f"in: {end}" for end in network.ENDS]
+
+
+KINDS: dict[str, Kind] = {
+    "crash": Kind(300, lambda _: POINTS, plain, _crash),
+    "kill": Kind(90, lambda _: kills.ROLES, plain, _kill),
+    "stop": Kind(50, lambda _: [name for name, _, _ in kills.STOPS], plain, _stop),
+    "network": Kind(34, _network_names, plain, _network),
+    "status": Kind(12, lambda _: [f"{n:04X}" for n in network.STATUSES], plain, _status),
+    "disk": Kind(4, lambda _: ["no space", "no inodes"], no_watermark, _disk),
+    "watermark": Kind(2, lambda _: ["watermark"], small_disk, _disk),
+    "database": Kind(4, _database_names, plain, _database),
+    "clock": Kind(6, lambda _: list(TIMES), moved_clock, _clock),
+    "power": Kind(50, lambda _: ["cut"], loop_device, _power),
+}

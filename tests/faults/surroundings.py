@@ -1,0 +1,202 @@
+"""Faults of what the product stands on: disk, database, clock, power."""
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+
+from tests.faults.books import Account
+from tests.faults.postgres import PostgreSQL
+from tests.faults.proxy import Fault
+from tests.faults.site import Background, Site
+from tests.faults.tagged import Tagged
+from tests.faults.volume import PowerVolume, Tmpfs
+from tests.product import HOST, wait_until
+from tests.proof.objects import CT, EXPLICIT_LITTLE
+from tests.senders import RawAssociation
+
+HEALS = 30.0  # seconds after the database is back (R6)
+RECOVERS = 60.0  # seconds after space is back (R5)
+OUT_OF_RESOURCES = 0xA700
+REFUSE, SLOW = 16 << 20, 20 << 20  # bytes: the watermarks of a proof
+SLOW_LINE = Fault("slow line", rate=20_000.0)
+
+
+# --- disk -----------------------------------------------------------------------------------------
+def status_of(site: Site, one: Tagged) -> int:
+    """Send one object; return its status and enter it when it was acknowledged."""
+    with RawAssociation(HOST, site.product.port, contexts=[(CT, [EXPLICIT_LITTLE])]) as assoc:
+        status, _ = assoc.store(one.item)
+    if status == 0:
+        site.books.acknowledged[one.uid] += 1
+    return status
+
+
+def disk_full(site: Site, volume: Tmpfs, chance: random.Random) -> Account:
+    """No space at any write: refused with A700, nothing half kept, well again by itself."""
+    site.send(site.make(5, chance))
+    ballast = volume.fill()
+    refused = _refusals(site, chance)
+    ballast.unlink()
+    return _recovered(site, volume, chance, refused)
+
+
+def no_inodes(site: Site, volume: Tmpfs, chance: random.Random) -> Account:
+    """Space, but no inode: the same."""
+    site.send(site.make(5, chance))
+    made = volume.take_inodes()
+    refused = _refusals(site, chance)
+    for path in made:
+        path.unlink()
+    return _recovered(site, volume, chance, refused)
+
+
+def watermark(site: Site, volume: Tmpfs, chance: random.Random) -> Account:
+    """Less than the watermark: refused before a byte is written, while delivery goes on."""
+    far = site.far["a"]
+    far.proxy.fault = SLOW_LINE
+    site.send(site.make(10, chance))
+    ballast = volume.fill(leave=REFUSE // 2)
+    refused = _refusals(site, chance)
+    far.proxy.heal()
+    site.wait_settled()  # still full
+    ballast.unlink()
+    return _recovered(site, volume, chance, refused)
+
+
+def _refusals(site: Site, chance: random.Random) -> int:
+    answers = [status_of(site, one) for one in site.make(8, chance)]
+    assert set(answers) <= {0, OUT_OF_RESOURCES}, [f"{answer:04X}" for answer in answers]
+    assert OUT_OF_RESOURCES in answers, "the full disk refused nothing"
+    return answers.count(OUT_OF_RESOURCES)
+
+
+def _recovered(site: Site, volume: Tmpfs, chance: random.Random, refused: int) -> Account:
+    one = site.make(1, chance)[0]
+    wait_until(lambda: status_of(site, one) == 0, seconds=RECOVERS, what="Success", every=0.5)
+    assert refused
+    account = site.settle()
+    assert list(volume.folder.rglob("*.part")) == [], "half an object was left"
+    return account
+
+
+# --- database -------------------------------------------------------------------------------------
+def frozen(server: PostgreSQL, seconds: float) -> None:
+    """The server stops where it is, and goes on."""
+    server.freeze()
+    time.sleep(seconds)
+    server.resume()
+
+
+def stopped(server: PostgreSQL, seconds: float) -> None:
+    """The server ends in order, and is started again."""
+    server.stop()
+    time.sleep(seconds)
+    server.start()
+
+
+def killed(server: PostgreSQL, seconds: float) -> None:
+    """The server dies, and is started again."""
+    server.kill()
+    time.sleep(seconds)
+    server.start()
+
+
+DATABASE_FAULTS: dict[str, Callable[[PostgreSQL, float], None]] = {
+    "frozen": frozen,
+    "stopped": stopped,
+    "killed": killed,
+}
+
+
+def database_away(
+    site: Site, server: PostgreSQL, fault: str, seconds: float, chance: random.Random
+) -> tuple[Account, float]:
+    """While the database is away everything is acknowledged; afterwards everything is delivered."""
+    return _without_database(site, lambda: DATABASE_FAULTS[fault](server, seconds), seconds, chance)
+
+
+def database_locked(site: Site, seconds: float, chance: random.Random) -> tuple[Account, float]:
+    """The same while a foreign session holds the ledger's lock."""
+
+    def hold() -> None:
+        with foreign_lock(site):
+            time.sleep(seconds)
+
+    return _without_database(site, hold, seconds, chance)
+
+
+@contextmanager
+def foreign_lock(site: Site) -> Iterator[None]:
+    """Hold the write lock of SQLite, or the table of items on PostgreSQL."""
+    if site.database_url:
+        with psycopg.connect(site.database_url) as server:
+            server.execute("LOCK TABLE router_jobitem, router_receipt IN ACCESS EXCLUSIVE MODE")
+            yield
+        return
+    path = site.product.data_dir / "router.sqlite3"
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as file:
+        file.execute("PRAGMA wal_autocheckpoint=0")
+        file.execute("BEGIN IMMEDIATE")
+        yield
+        file.execute("ROLLBACK")
+
+
+def _without_database(
+    site: Site, away: Callable[[], None], seconds: float, chance: random.Random
+) -> tuple[Account, float]:
+    site.send(site.make(10, chance))
+    gone = Background(away)
+    time.sleep(min(0.5, seconds / 4))
+    site.send(site.make(20, chance), seconds=max(20.0, seconds / 2))
+    assert gone.is_running, "the modality had to wait for the database"
+    gone.join(seconds + 60)
+    began = time.monotonic()
+    site.send(site.make(2, chance))
+    site.wait_settled(HEALS)
+    return site.settle(), time.monotonic() - began
+
+
+# --- clock ----------------------------------------------------------------------------------------
+def clock_steps(site: Site, clock: Path, seconds: int, chance: random.Random) -> Account:
+    """The host's clock jumps by `seconds` while objects come and go."""
+    objects = site.make(40, chance)
+    sender = site.send_in_background(objects)
+    time.sleep(chance.uniform(0.1, 0.5))
+    draft = clock.with_suffix(".new")
+    draft.write_text(f"{_shift(clock) + seconds:+d}\n")
+    draft.rename(clock)
+    sender.join()
+    site.send(site.make(5, chance))
+    return site.settle()
+
+
+def _shift(clock: Path) -> int:
+    return int(clock.read_text())
+
+
+# --- power ----------------------------------------------------------------------------------------
+def power_cut(
+    site: Site, volume: PowerVolume, server: PostgreSQL | None, chance: random.Random
+) -> Account:
+    """The power goes at a random moment while objects come and go; everything is started again."""
+    stopping = threading.Event()
+    sender = site.send_in_background(site.make(600, chance), stop=stopping.is_set)
+    time.sleep(chance.uniform(0.3, 4.0))
+    volume.cut()
+    stopping.set()
+    site.product.kill()
+    if server is not None:
+        server.kill()
+    sender.join()
+    volume.restart()
+    if server is not None:
+        server.start()
+    site.product.start()
+    site.send(site.make(2, chance))
+    return site.settle(deep=True)
