@@ -20,8 +20,8 @@ demo: install ## as run, with demo data and two loopback destinations
 test: ## install what is missing and run the whole suite, on SQLite and on PostgreSQL (ARGS= for pytest)
 	@exec deploy/test $(ARGS)
 
-prove: ## the fault proofs of tests/proof, ten rounds each, on both databases
-	@PROOF_ROUNDS=10 exec deploy/test tests/proof $(ARGS)
+prove: ## the proofs under faults, in full, on both databases; resumes (PROVE=crash-3/10, ARGS=)
+	@exec deploy/prove $(ARGS)
 
 check: ## format, lint, types, layers, templates, migrations, stylesheet, scripts
 	@exec deploy/check

@@ -7,13 +7,13 @@ from tests.faults.hostile.attack import attack
 from tests.faults.hostile.mutation import sequence
 from tests.faults.hostile.target import attacked
 
-SEQUENCES = int(os.environ.get("HOSTILE_SEQUENCES", "600"))
+SEQUENCES = int(os.environ.get("HOSTILE_SEQUENCES", "400"))
 
 
 def test_broken_sessions_do_no_harm(tmp_path: Path) -> None:
     with attacked(tmp_path) as target:
         sequences = (sequence(f"suite:{number}") for number in range(SEQUENCES))
-        findings = attack(target, sequences)
+        findings = attack(target, sequences, weighs=False)
     assert findings.problems == []
     assert findings.sequences == SEQUENCES
     assert findings.answers["2-4"] > 0  # some get as far as an answer
