@@ -24,8 +24,10 @@ def ring(task: str, *ids: int) -> None:
     Args:
         task: the name of a function in ``router.tasks``.
         ids: row ids only.
+
+    What the caller wrote stands even when ringing fails (that is logged); the sweep rings again.
     """
-    transaction.on_commit(partial(_ring, task, ids))
+    transaction.on_commit(partial(_ring, task, ids), robust=True)
 
 
 def answered(task: str, *ids: int) -> None:

@@ -75,6 +75,19 @@ class Owners:
         finally:
             os.close(fd)
 
+    def has_ended(self, lock: str) -> bool:
+        """Tell whether the process of a lock file has ended; a file that is not here says no."""
+        if len(lock) != _TOKEN_LENGTH or not lock.isalnum():
+            return False
+        try:
+            fd = os.open(self._folder / lock, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return _try_lock(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(fd)
+
     @contextmanager
     def claim(self, owner: Owner) -> Iterator[bool]:
         """Stand in for a dead `owner`; False when it lives or another process was quicker."""

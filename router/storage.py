@@ -6,6 +6,7 @@ Refuses to know rows: callers say which key holds what.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -21,6 +22,8 @@ from boto3.s3.transfer import TransferConfig
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from storages.backends.s3 import S3Storage
+
+from router import durable
 
 CHUNK = 1 << 20
 # Parts of 16 MiB, one after the other: a worker is a process of its own.
@@ -52,13 +55,9 @@ class ObjectStorage(Protocol):
         """Yield every folder that holds objects, with their names and lengths."""
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def is_shortage(error: OSError) -> bool:
+    """Tell whether this process only lacks descriptors or memory, and will have them again."""
+    return error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class FileStorage:
@@ -74,13 +73,13 @@ class FileStorage:
         sources: set[Path] = set()
         for path, key in moves:
             target = self.root / key
-            self._ensure(target.parent)
+            durable.make_folder(target.parent)
             self._move(path, target)
             targets.add(target.parent)
             sources.add(path.parent)
         for folder in (*targets, *sources):
             if folder.is_dir():
-                sync_folder(folder)
+                durable.sync_folder(folder)
 
     def open(self, key: str) -> BinaryIO:
         """Open the file."""
@@ -101,13 +100,6 @@ class FileStorage:
                 relative = Path(folder).relative_to(self.root).as_posix()
                 yield relative, _lengths(folder)
 
-    def _ensure(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        self._ensure(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
     def _move(self, path: Path, target: Path) -> None:
         try:
             path.rename(target)
@@ -115,7 +107,7 @@ class FileStorage:
             if not target.exists():
                 raise
         except OSError as error:
-            if error.errno != 18:  # EXDEV: another volume
+            if error.errno != errno.EXDEV:
                 raise
             _copy_verified(path, target)
             path.unlink()
@@ -132,6 +124,7 @@ def _copy_verified(path: Path, target: Path) -> None:
         if _digest(source) != _digest(copy):
             raise StorageMismatch(f"{target.name}: the copy differs from the spooled object")
     part.rename(target)
+    durable.sync_folder(target.parent)  # before the caller removes the only other copy
 
 
 def _digest(file: BufferedReader | BufferedRandom) -> str:

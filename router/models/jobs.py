@@ -4,7 +4,7 @@ Transitions of an item are methods of its queryset; each is one conditional UPDA
 result, so the same code is right on PostgreSQL and on SQLite.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import models
 from django.db.models import F, Q
@@ -183,6 +183,11 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
         return self.due(now).update(
             state=ItemState.LEASED, fence=F("fence") + 1, owner=owner, lease_until=until
         )
+
+    def abandon(self, token: str, *, now: datetime) -> int:
+        """End the leases whose owners' names begin with ``token``: their process has ended."""
+        mine = self.filter(state=ItemState.LEASED, owner__startswith=token)
+        return mine.update(lease_until=now - timedelta(microseconds=1))
 
     def retry_now(self) -> int:
         """Parked or waiting → pending, the count of attempts starts anew."""

@@ -91,6 +91,19 @@ def opened(instance: Instance) -> BinaryIO:
     return storage.objects().open(instance.location)
 
 
+def stored_size(instance: Instance) -> int:
+    """Return the length of an object's Part 10 file, wherever it is now.
+
+    Raises:
+        FileNotFoundError: the bytes are in neither place.
+    """
+    with suppress(FileNotFoundError):
+        return storage.objects().size(instance.location)
+    with suppress(FileNotFoundError):
+        return _inbox_path(instance).stat().st_size
+    return storage.objects().size(instance.location)
+
+
 def _inbox_path(instance: Instance) -> Path:
     receipt = Receipt.objects.select_related("association").get(uid=instance.file_id)
     name = f"{instance.file_id}.{instance.sha256}.dcm"

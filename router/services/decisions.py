@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from router import doorbell
+from router import doorbell, storage
 from router.dicom.errors import DicomError
 from router.dicom.header import Header
 from router.dicom.rules import Facts, Match, RuleSet, RuleSpec, compile_rules, match
@@ -142,6 +142,8 @@ def _match_one(instance: Instance, association: Association, config: Configurati
     try:
         found = explain(instance, association, config)
     except (DicomError, OSError) as error:
+        if isinstance(error, OSError) and storage.is_shortage(error):
+            raise
         log.exception("route.unreadable", extra={"instance": instance.pk})
         return Group([], (), problem=f"The object could not be read: {type(error).__name__}.")
     return Group([outcome.as_dict() for outcome in found.outcomes], tuple(found.chosen))

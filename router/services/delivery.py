@@ -6,17 +6,14 @@ mine", so a late worker changes nothing. What becomes of an item is decided in `
 """
 
 import logging
-import os
-import socket
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from django.db import transaction
 from django.db.models import F
 
-from router import crashpoints, doorbell, stopping
+from router import crashpoints, doorbell
 from router.destinations import KINDS
 from router.destinations.base import Context, Outgoing, Result, Sender
 from router.models import (
@@ -28,8 +25,8 @@ from router.models import (
     JobItem,
     LaneSlot,
 )
-from router.services import archive, clock, lanes, results
-from router.services.results import LEASE, Claim, LeaseLost
+from router.services import archive, clock, lanes, liveness, results
+from router.services.results import Claim, LeaseLost, lease
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +65,10 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
 def _take_slot(destination: Destination, number: int) -> LaneSlot | None:
     slot, _is_new = LaneSlot.objects.get_or_create(destination=destination, number=number)
     now = clock.now()
-    owner = f"{socket.gethostname()[:20]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+    owner = liveness.new_name()
     free = LaneSlot.objects.filter(pk=slot.pk)
     free = free.filter(owner="") | free.filter(lease_until__lt=now)
-    if not free.update(owner=owner, lease_until=now + LEASE):
+    if not free.update(owner=owner, lease_until=now + lease(destination)):
         return None
     slot.owner = owner
     return slot
@@ -116,9 +113,10 @@ def _claim(destination: Destination, slot: LaneSlot) -> Claim | None:
     limit = 1 if first[1] or fresh.lane.failures else CLAIM
     due = due if first[1] else due.filter(lost=0)
     ids = list(due.values_list("pk", flat=True)[:limit])
-    owner = uuid.uuid4().hex
-    JobItem.objects.filter(pk__in=ids).lease(now=now, until=now + LEASE, owner=owner)
-    LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(lease_until=now + LEASE)
+    owner, until = liveness.new_name(), now + lease(fresh)
+    if not LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(lease_until=until):
+        return None  # we were held up for so long that the slot is another's now
+    JobItem.objects.filter(pk__in=ids).lease(now=now, until=until, owner=owner)
     mine = JobItem.objects.filter(pk__in=ids).leased_by(owner).oldest_first()
     rows = mine.select_related("instance__study", "instance__series", "decision", "job")
     items = {item.pk: item for item in rows}
@@ -139,7 +137,7 @@ def _deliver(claim: Claim, stop: Callable[[], bool]) -> int:
     sender = KINDS[claim.destination.kind].sender(version.settings)
     first_use = claim.destination.lane.verified_endpoint != version.endpoint
     context = Context(
-        progress=claim.progress, stop=stop, abort=stopping.overdue, echo_first=first_use
+        progress=claim.progress, stop=stop, abort=claim.must_end, echo_first=first_use
     )
     crashpoints.reach("deliver.before_send")
     return _gather(claim, sender, outgoing, context)
@@ -186,9 +184,11 @@ def _objection(item: JobItem, destination: Destination) -> tuple[ItemState | Non
     if item.instance.state not in {InstanceState.CURRENT, InstanceState.VERSION}:
         return ItemState.PARKED, "The object is not current any more; it was not sent."
     try:
-        archive.opened(item.instance).close()
-    except OSError:
+        size = archive.stored_size(item.instance)
+    except FileNotFoundError:
         return ItemState.PARKED, "The stored object is missing; run verify_ledger."
+    if size != item.instance.offset + item.instance.size:
+        return ItemState.PARKED, "The stored object has another length; run verify_ledger."
     return None, ""
 
 
@@ -231,8 +231,20 @@ def recover_lost(limit: int = 500) -> int:
         How many items were taken back.
     """
     now = clock.now()
+    _end_leases_of_dead_workers(now)
     expired = list(JobItem.objects.expired(now).order_by("lease_until")[:limit])
     return sum(_take_back(item, now) for item in expired)
+
+
+def _end_leases_of_dead_workers(now: datetime) -> None:
+    leased = JobItem.objects.filter(state=ItemState.LEASED).order_by()
+    slots = LaneSlot.objects.exclude(owner="")
+    names = {*leased.values_list("owner", flat=True).distinct()}
+    names |= {*slots.values_list("owner", flat=True)}
+    for token in liveness.dead(names):
+        log.warning("delivery.worker_lost", extra={"worker": token})
+        JobItem.objects.all().abandon(token, now=now)
+        LaneSlot.objects.filter(owner__startswith=token).update(owner="", lease_until=None)
 
 
 @transaction.atomic

@@ -18,7 +18,7 @@ from router.dicom.uids import valid_uid
 from router.models import Instance
 from router.services import archive, audit, indexer
 from router.services.actors import Actor
-from router.spool import AssociationFacts, Counts, Inbox, Spooled, SpoolError, SpoolFull
+from router.spool import AssociationFacts, Counts, Inbox, Spooled, SpoolFull
 
 CHUNK = 1 << 20
 BATCH = 200
@@ -38,12 +38,24 @@ class NotTaken(Exception):
 
 
 def files_below(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield every file named or below a named folder, in a fixed order; DICOMDIR is left out."""
+    """Yield every file named or below a named folder, in a fixed order.
+
+    DICOMDIR is left out, and a link to a folder is not followed: it may lead in circles.
+    """
     for path in paths:
         if path.is_dir():
-            yield from files_below(sorted(path.iterdir()))
+            yield from _entries(path)
         elif path.name.upper() != "DICOMDIR":
             yield path
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        yield folder  # opening it fails in the same way, and that is the reason reported
+    else:
+        yield from files_below(e for e in entries if not (e.is_symlink() and e.is_dir()))
 
 
 def run(
@@ -105,6 +117,8 @@ def _finish(inbox: Inbox, facts: AssociationFacts, report: ImportReport, actor: 
 
 def _take(inbox: Inbox, path: Path, report: ImportReport) -> Spooled | None:
     try:
+        if not path.is_file():
+            raise NotTaken("not a regular file, or not readable")
         with path.open("rb") as file:
             meta = _meta(file)
             if _is_known(file, meta):
@@ -113,7 +127,7 @@ def _take(inbox: Inbox, path: Path, report: ImportReport) -> Spooled | None:
             return _receive(inbox, file, meta)
     except SpoolFull:
         raise
-    except (DicomError, archive.Refused, NotTaken, SpoolError, OSError) as error:
+    except (DicomError, archive.Refused, NotTaken, OSError) as error:
         report.refused.append((path, str(error)))
         return None
 

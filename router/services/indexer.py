@@ -36,6 +36,7 @@ from router.spool import AssociationFacts, Counts, Inbox, Spool, Spooled
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+COLLISIONS = 4
 GATHER_SECONDS = 0.1
 MEMORY_LIMIT = 2000
 HEARTBEAT_SECONDS = 5.0
@@ -96,6 +97,7 @@ class Indexer:
         self._stopping = threading.Event()
         self._overflowed = False
         self._finished: set[str] = set()
+        self._adopted: dict[str, Inbox] = {}
         self._heartbeat_at = self._adopt_at = 0.0
         self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
 
@@ -228,16 +230,20 @@ class Indexer:
     # --- housekeeping -------------------------------------------------------------------------
     def _housekeeping(self) -> None:
         now = time.monotonic()
+        self._beat()
+        if now >= self._adopt_at:
+            self._adopt_at = now + ADOPT_SECONDS
+            self._adopt()
+        if self._overflowed and len(self._events) < BATCH:
+            self._reread()
+
+    def _beat(self) -> None:
+        """Show that this process lives, every 5 s; also in the middle of long work."""
+        now = time.monotonic()
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_SECONDS
             heartbeats.beat("receiver", waiting=len(self._events))
             self._journal()
-        if now >= self._adopt_at:
-            self._adopt_at = now + ADOPT_SECONDS
-            self._adopt()
-        if self._overflowed and not any(isinstance(e, Spooled) for e in list(self._events)[:1]):
-            self._overflowed = False
-            self._reread()
 
     def _journal(self) -> None:
         if self._rejections is None:
@@ -247,37 +253,53 @@ class Indexer:
                 record_rejection(item)
 
     def _adopt(self) -> None:
-        """Take in what dead processes left."""
+        """Take in what dead processes left.
+
+        An inbox that is ours now is not abandoned any more, so it is kept in mind until all of it
+        is indexed: the database may be away in between.
+        """
         for inbox in self.spool.abandoned():
             if self.spool.adopt(inbox):
-                self._take_in(inbox)
+                self._adopted[inbox.facts.id] = inbox
+        for uid, inbox in list(self._adopted.items()):
+            self._take_in(inbox)
+            del self._adopted[uid]
         self.spool.sweep()
 
     def _take_in(self, inbox: Inbox) -> None:
-        count = _index_inbox(inbox)
+        count = self._index_inbox(inbox)
+        self._end(inbox)
+        log.info("inbox.adopted", extra={"association": inbox.facts.id, "objects": count})
+
+    def _end(self, inbox: Inbox) -> None:
         end = inbox.end()
         reason = end.reason if end else "lost: the receiver ended"
         refused = end.refused if end else 0
         at = end.ended_at if end else datetime.now(UTC)
         end_association(Closed(inbox.facts, reason, at, refused))
         inbox.remove_if_empty()
-        log.info("inbox.adopted", extra={"association": inbox.facts.id, "objects": count})
 
     def _reread(self) -> None:
         """Index what was forgotten while the database was away."""
-        for inbox in self.spool.mine():
-            _index_inbox(inbox)
+        self._overflowed = False  # before the folders are read: what comes from now on counts anew
+        try:
+            for inbox in self.spool.mine():
+                self._index_inbox(inbox)
+                self.spool.remove_finished(inbox.facts.id)
+        except BaseException:
+            self._overflowed = True
+            raise
 
-
-def _index_inbox(inbox: Inbox) -> int:
-    count = 0
-    chunk: list[Spooled] = []
-    for spooled in inbox.leftovers():
-        chunk.append(spooled)
-        if len(chunk) == BATCH // 2:
-            count += index_all(chunk)
-            chunk = []
-    return count + index_all(chunk)
+    def _index_inbox(self, inbox: Inbox) -> int:
+        count = 0
+        chunk: list[Spooled] = []
+        for spooled in inbox.leftovers():
+            chunk.append(spooled)
+            if len(chunk) == BATCH // 2:
+                count += index_all(chunk)
+                chunk = []
+                self._beat()
+        return count + index_all(chunk)
 
 
 def index_all(spooled: Sequence[Spooled]) -> int:
@@ -289,20 +311,34 @@ def index_all(spooled: Sequence[Spooled]) -> int:
     """
     if not spooled:
         return 0
-    for _attempt in range(3):
+    try:
+        return _persistently(spooled)
+    except (OperationalError, InterfaceError, IntegrityError):
+        raise
+    except (DatabaseError, ValueError):
+        if len(spooled) == 1:
+            log.exception("index.object_failed", extra={"receipt": spooled[0].receipt_id})
+            return indexing.index(spooled, apart="Its header cannot be indexed.")
+    middle = len(spooled) // 2
+    return index_all(spooled[:middle]) + index_all(spooled[middle:])
+
+
+def _persistently(spooled: Sequence[Spooled]) -> int:
+    """Index a batch, again when another process indexed the same UIDs at the same moment."""
+    for _attempt in range(COLLISIONS):
         try:
             return indexing.index(spooled)
         except IntegrityError:
             continue
-        except (OperationalError, InterfaceError):
-            raise
-        except (DatabaseError, ValueError):
-            break
-    if len(spooled) == 1:
-        log.error("index.object_failed", extra={"receipt": spooled[0].receipt_id})
-        return indexing.index(spooled)
-    middle = len(spooled) // 2
-    return index_all(spooled[:middle]) + index_all(spooled[middle:])
+        except OperationalError as error:
+            if not _met_another(error):
+                raise
+    return indexing.index(spooled)
+
+
+def _met_another(error: OperationalError) -> bool:
+    """Tell whether PostgreSQL ended one of two transactions that waited for each other."""
+    return getattr(error.__cause__, "sqlstate", None) in {"40P01", "40001"}
 
 
 @transaction.atomic
@@ -354,7 +390,7 @@ def end_association(event: Closed) -> None:
     facts = event.association
     row = indexing.ensure_associations([facts])[facts.id]
     ended = Association.objects.filter(pk=row.pk, ended_at=None).update(
-        ended_at=event.at, end_reason=event.reason[:200]
+        ended_at=event.at, end_reason=_clean(event.reason, 200)
     )
     row.refresh_from_db()
     if not ended or not (row.objects_count or row.refused_count):

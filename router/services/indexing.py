@@ -83,13 +83,14 @@ class Batch:
     known: dict[str, list[Known]] = field(default_factory=dict)
 
 
-def index(spooled: Sequence[Spooled]) -> int:
+def index(spooled: Sequence[Spooled], *, apart: str = "") -> int:
     """Index a batch and bring its files to their final place.
 
     Objects whose receipt exists already (a crash came between commit and move) are only moved.
 
     Args:
         spooled: acknowledged objects, in the order of their acknowledgement.
+        apart: why these are kept apart without their headers being looked at; '' looks.
 
     Returns:
         How many objects were newly indexed.
@@ -98,7 +99,7 @@ def index(spooled: Sequence[Spooled]) -> int:
         DatabaseError: nothing was written; the objects stay in the inbox.
         OSError: rows were written but files could not be moved; call again later.
     """
-    batch = Batch([_entry(item) for item in spooled])
+    batch = Batch([_apart(item, apart) if apart else _entry(item) for item in spooled])
     crashpoints.reach("index.before_transaction")
     with transaction.atomic():
         done = _already_indexed(batch)
@@ -129,13 +130,13 @@ def _association(facts: AssociationFacts) -> Association:
     return Association(
         uid=facts.id,
         origin=facts.origin,
-        calling_ae=facts.calling_ae[:16],
-        called_ae=facts.called_ae[:16],
+        calling_ae=facts.calling_ae.replace("\x00", "")[:16],
+        called_ae=facts.called_ae.replace("\x00", "")[:16],
         remote_host=facts.remote_host[:64],
         remote_port=facts.remote_port or None,
-        source=facts.source or "",
+        source=(facts.source or "")[:64],
         secure=facts.secure,
-        user=facts.user or "",
+        user=(facts.user or "")[:150],
         started_at=facts.started_at,
         seen_at=facts.started_at,
         end_reason="",
@@ -147,10 +148,16 @@ def _entry(item: Spooled) -> Entry:
     try:
         structure = item.examined().structure
     except (DicomError, OSError) as error:
+        if isinstance(error, OSError) and storage.is_shortage(error):
+            raise
         log.warning("index.unreadable", extra={"receipt": item.receipt_id, "error": str(error)})
-        return Entry(item, _place(item), problem=f"Unreadable when indexed: {error}"[:200])
+        return _apart(item, f"Unreadable when indexed: {error}")
     assert structure is not None  # noqa: S101 - examined() promises it
     return Entry(item, _place(item, structure), problem=(structure.quarantine or "")[:200])
+
+
+def _apart(item: Spooled, problem: str) -> Entry:
+    return Entry(item, _place(item), problem=problem[:200])
 
 
 def _place(item: Spooled, structure: Structure | None = None) -> Place:
@@ -262,6 +269,7 @@ def _created(batch: Batch) -> list[Entry]:
 
 def _create_instances(batch: Batch) -> None:
     rows = [entry.instance for entry in _created(batch) if entry.instance is not None]
+    rows.sort(key=lambda row: row.sop_instance_uid)  # two processes must not wait for each other
     Instance.objects.bulk_create(rows, batch_size=500)
 
 
@@ -359,11 +367,29 @@ def _move(entries: list[Entry], done: set[str]) -> None:
     known = _rows_of(entries, done)
     for entry in entries:
         instance = known.get(entry.spooled.receipt_id, entry.instance)
-        if instance is None or instance.file_id != entry.spooled.receipt_id:
+        if not _is_kept(instance, entry.spooled.receipt_id):
             entry.spooled.path.unlink(missing_ok=True)
-        else:
+        elif instance is not None and _is_there(entry.spooled, instance):
             moves.append((entry.spooled.path, instance.location))
     storage.objects().place(_one_by_one(moves))
+
+
+def _is_kept(instance: Instance | None, receipt_id: str) -> bool:
+    """Tell whether a receipt's bytes are those of its instance, and still wanted."""
+    if instance is None or instance.file_id != receipt_id:
+        return False
+    return instance.state != InstanceState.PURGED
+
+
+def _is_there(spooled: Spooled, instance: Instance) -> bool:
+    """Tell whether there is a file to move; one that is nowhere must not stop the others."""
+    if spooled.path.exists():
+        return True
+    try:
+        storage.objects().size(instance.location)
+    except FileNotFoundError:
+        log.error("index.file_missing", extra={"receipt": spooled.receipt_id})  # a gap to verify
+    return False
 
 
 def _one_by_one(moves: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:

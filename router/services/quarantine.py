@@ -1,10 +1,9 @@
 """Quarantine: objects kept apart until a person releases or discards them."""
 
 from django.db import transaction
-from django.db.models import F
 
 from router import doorbell, storage
-from router.models import Instance, InstanceState, Receipt, RoutingMark, Study
+from router.models import Instance, InstanceState, Receipt, RoutingMark
 from router.services import audit, clock, hierarchy
 from router.services.actors import Actor
 
@@ -29,8 +28,7 @@ def release(instance: Instance, *, actor: Actor) -> InstanceState:
     taken = Instance.objects.current().filter(sop_instance_uid=instance.sop_instance_uid).exists()
     state = InstanceState.VERSION if taken else InstanceState.CURRENT
     _leave(instance, state, f"Released from quarantine by {actor.name}.")
-    if state == InstanceState.CURRENT:
-        _count_current(instance)
+    _count(instance, is_current=state == InstanceState.CURRENT)
     receipt = Receipt.objects.select_related("association").get(uid=instance.file_id)
     RoutingMark.objects.create(
         instance=instance, association=receipt.association, created_at=clock.now()
@@ -48,6 +46,7 @@ def discard(instance: Instance, *, actor: Actor) -> None:
         NotQuarantined: somebody was quicker.
     """
     _leave(instance, InstanceState.PURGED, f"Discarded by {actor.name}.")
+    _count(instance, is_current=False)
     _record("quarantine.discarded", instance, actor)
     location = instance.location
     transaction.on_commit(lambda: storage.objects().delete(location))
@@ -57,12 +56,15 @@ def _leave(instance: Instance, state: InstanceState, reason: str) -> None:
     quarantined = Instance.objects.quarantined().filter(pk=instance.pk)
     if not quarantined.update(state=state, reason=reason[:200]):
         raise NotQuarantined(instance.sop_instance_uid)
-    Study.objects.filter(pk=instance.study_id).update(quarantined_count=F("quarantined_count") - 1)
 
 
-def _count_current(instance: Instance) -> None:
-    hierarchy.grow_series(instance.series_id, 1)
-    hierarchy.grow_study(instance.study_id, hierarchy.Growth(current=1, bytes=instance.size))
+def _count(instance: Instance, *, is_current: bool) -> None:
+    """Count as the indexer does: the series before the study, so that neither waits for ever."""
+    growth = hierarchy.Growth(quarantined=-1)
+    if is_current:
+        hierarchy.grow_series(instance.series_id, 1)
+        growth.current, growth.bytes = 1, instance.size
+    hierarchy.grow_study(instance.study_id, growth)
 
 
 def _record(event: str, instance: Instance, actor: Actor) -> None:

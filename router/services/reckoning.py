@@ -5,12 +5,26 @@ Pairs: chosen by decisions = items, in whatever state. Refuses to repair: it onl
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from django.db.models import Count, F, IntegerField, OuterRef, Q, Subquery, Sum
+from django.db import connection, transaction
+from django.db.models import (
+    Aggregate,
+    BigIntegerField,
+    Count,
+    Exists,
+    F,
+    IntegerField,
+    OuterRef,
+    Q,
+    Subquery,
+    Sum,
+)
 from django.db.models.functions import Coalesce
+from django.db.models.lookups import Exact
 
 from router.models import (
     DONE_STATES,
@@ -28,13 +42,16 @@ from router.models import (
     Receipt,
     ReceiptOutcome,
     RoutingMark,
+    Series,
     Study,
 )
+from router.models.studies import InstanceQuerySet
 from router.services import archive, audit, clock, stocktaking
 from router.services.actors import SYSTEM
 
 NIGHT = 2
 MOST_KEPT = 200
+IDS = 5000
 UNDECIDED_AFTER = timedelta(seconds=60)
 STORED = (ReceiptOutcome.STORED, ReceiptOutcome.VERSION, ReceiptOutcome.QUARANTINED)
 
@@ -76,26 +93,49 @@ def reckon(*, deep: bool = False) -> Reckoning:
         deep: also hash every stored object and compare with its receipt.
     """
     found = Reckoning()
-    _objects(found)
+    waiting = [path.name.split(".")[0] for path in archive.acknowledged()]
+    with _one_moment():
+        _objects(found, waiting)
+        _decisions(found)
+        _pairs(found)
+        _attempts(found)
+        _studies(found)
     _files(found, deep=deep)
-    _decisions(found)
-    _pairs(found)
-    _attempts(found)
-    _studies(found)
     return found
 
 
-def _objects(found: Reckoning) -> None:
+@contextmanager
+def _one_moment() -> Iterator[None]:
+    """See the database as it was at one moment, while the product goes on working.
+
+    A caller's own transaction is left as it is.
+    """
+    if connection.in_atomic_block:
+        yield
+        return
+    if connection.vendor == "sqlite":  # Django would begin by taking the lock of writers
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN DEFERRED")
+            try:
+                yield
+            finally:
+                cursor.execute("ROLLBACK")
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+def _objects(found: Reckoning, waiting: Sequence[str]) -> None:
     """Balance of objects: every acknowledged store is somewhere."""
     receipts = Receipt.objects.exclude(outcome=ReceiptOutcome.REFUSED)
     by_state = dict(Instance.objects.values_list("state").annotate(number=Count("pk")))
     duplicates = receipts.filter(outcome=ReceiptOutcome.DUPLICATE).count()
-    indexed = set(
-        Receipt.objects.filter(
-            uid__in=[path.name.split(".")[0] for path in archive.acknowledged()]
-        ).values_list("uid", flat=True)
+    inbox = len(waiting) - sum(
+        Receipt.objects.filter(uid__in=waiting[at : at + IDS]).count()
+        for at in range(0, len(waiting), IDS)
     )
-    inbox = len([p for p in archive.acknowledged() if p.name.split(".")[0] not in indexed])
     found.counts |= {
         "acknowledged": receipts.count() + inbox,
         "inbox": inbox,
@@ -107,10 +147,13 @@ def _objects(found: Reckoning) -> None:
         found.gap("objects", f"acknowledged {found.counts['acknowledged']}, accounted {parts}")
     for uid in receipts.filter(instance=None).values_list("uid", flat=True)[:100]:
         found.gap("objects", f"receipt {uid} names no object")
-    file_ids = Instance.objects.values("file_id")
-    lost = receipts.filter(outcome__in=STORED).exclude(uid__in=file_ids)
+    row = Instance.objects.filter(file_id=OuterRef("uid"))
+    lost = receipts.filter(~Exists(row), outcome__in=STORED)
     for uid in lost.values_list("uid", flat=True)[:100]:
         found.gap("objects", f"receipt {uid} was stored and has no object row")
+    nobodys = Instance.objects.filter(~Exists(receipts.filter(uid=OuterRef("file_id"))))
+    for uid in nobodys.values_list("sop_instance_uid", flat=True)[:100]:
+        found.gap("objects", f"instance {uid} has no receipt")
 
 
 def _files(found: Reckoning, *, deep: bool) -> None:
@@ -143,8 +186,6 @@ def _pairs(found: Reckoning) -> None:
     )
     found.counts |= {f"items {state.value}": by_state.get(state, 0) for state in ItemState}
     found.counts["pairs chosen"] = sums["chosen"] - sums["joined"]
-    if sum(by_state.values()) == found.counts["pairs chosen"]:
-        return
     items = JobItem.objects.filter(decision=OuterRef("pk")).order_by().values("decision")
     counted = Subquery(items.annotate(n=Count("pk")).values("n"), output_field=IntegerField())
     wrong = Decision.objects.annotate(items_count=Coalesce(counted, 0)).exclude(
@@ -156,8 +197,10 @@ def _pairs(found: Reckoning) -> None:
 
 def _attempts(found: Reckoning) -> None:
     """What is called delivered has an attempt that says so; no attempt hangs in the air."""
-    said = Attempt.objects.filter(outcome__in=[AttemptOutcome.SUCCESS, AttemptOutcome.WARNING])
-    unproven = JobItem.objects.filter(state__in=DONE_STATES).exclude(pk__in=said.values("item"))
+    said = Attempt.objects.filter(
+        item=OuterRef("pk"), outcome__in=[AttemptOutcome.SUCCESS, AttemptOutcome.WARNING]
+    )
+    unproven = JobItem.objects.filter(~Exists(said), state__in=DONE_STATES)
     for pk in unproven.values_list("pk", flat=True)[:100]:
         found.gap("attempts", f"item {pk} is delivered and no attempt says so")
     hanging = Attempt.objects.filter(outcome=AttemptOutcome.RUNNING)
@@ -168,16 +211,27 @@ def _attempts(found: Reckoning) -> None:
 
 def _studies(found: Reckoning) -> None:
     """The counts that studies carry are the counts of their rows."""
-    for uid, said, counted in _recounted_studies():
-        found.gap("studies", f"study {uid} says {said} instances, {counted} stand")
+    current, quarantined = Instance.objects.current(), Instance.objects.quarantined()
+    for rows, total, kind, column in (
+        (current, Count("pk"), Study, "instances_count"),
+        (current, Sum("size"), Study, "bytes"),
+        (quarantined, Count("pk"), Study, "quarantined_count"),
+        (current, Count("pk"), Series, "instances_count"),
+    ):
+        for uid, said, counted in _recounted(rows, total, kind=kind, column=column):
+            name = kind._meta.model_name
+            found.gap("studies", f"{name} {uid} says {said} for {column}, {counted} stand")
 
 
-def _recounted_studies() -> Iterator[tuple[str, int, int]]:
-    current = Instance.objects.current().filter(study=OuterRef("pk")).order_by().values("study")
-    counted = Subquery(current.annotate(n=Count("pk")).values("n"), output_field=IntegerField())
-    rows = Study.objects.annotate(counted=Coalesce(counted, 0))
-    wrong = rows.exclude(counted=F("instances_count"))
-    yield from wrong.values_list("study_instance_uid", "instances_count", "counted").iterator()
+def _recounted(
+    instances: InstanceQuerySet, total: Aggregate, *, kind: type[Study | Series], column: str
+) -> Iterator[tuple[str, int, int]]:
+    parent = str(kind._meta.model_name)
+    mine = instances.filter(**{parent: OuterRef("pk")}).order_by().values(parent)
+    counted = Subquery(mine.annotate(n=total).values("n"), output_field=BigIntegerField())
+    rows = kind._default_manager.annotate(counted=Coalesce(counted, 0))
+    wrong = rows.exclude(Exact(F("counted"), F(column)))
+    yield from wrong.values_list(f"{parent}_instance_uid", column, "counted")[:100]
 
 
 def reckon_and_keep() -> LedgerCheck:

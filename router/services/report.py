@@ -117,7 +117,8 @@ def find(uid_or_accession: str) -> list[Study]:
 
 def of_study(study: Study) -> StudyReport:
     """Gather the way of one study."""
-    decisions = list(Decision.objects.filter(study=study).order_by("pk"))
+    made = Decision.objects.filter(study=study).select_related("revision")
+    decisions = list(made.order_by("pk"))
     states = dict(
         Instance.objects.filter(study=study).values_list("state").annotate(number=Count("pk"))
     )

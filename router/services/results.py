@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import BigIntegerField, Case, CharField, F, Value, When
 
-from router import crashpoints
+from router import crashpoints, stopping
 from router.destinations.base import Result
-from router.destinations.outcomes import Outcome
+from router.destinations.fields import seconds
+from router.destinations.outcomes import Outcome, classify
 from router.models import (
     Attempt,
     AttemptOutcome,
@@ -58,17 +59,39 @@ class Claim:
     attempts: dict[int, Attempt] = field(default_factory=dict)
     renewed: float = field(default_factory=time.monotonic)
 
+    answered: set[int] = field(default_factory=set)
+
     def progress(self, _moved: int) -> None:
         """Renew the lease as bytes move. Raises LeaseLost when it is not ours any more."""
         crashpoints.reach("deliver.mid_object")
+        self._renew()
+
+    def must_end(self) -> bool:
+        """Tell whether what is in flight must be broken off.
+
+        It is asked several times a second while an answer is awaited, which has a deadline of its
+        own and may take longer than a lease; so the lease is renewed here too.
+        """
+        self._renew()
+        return stopping.overdue()
+
+    def _renew(self) -> None:
         if time.monotonic() - self.renewed < RENEW_SECONDS:
             return
         self.renewed = time.monotonic()
-        until = clock.now() + LEASE
-        mine = JobItem.objects.filter(pk__in=self.items).leased_by(self.owner)
+        until = clock.now() + lease(self.destination)
+        waiting = set(self.items) - self.answered
+        mine = JobItem.objects.filter(pk__in=waiting).leased_by(self.owner)
         held = LaneSlot.objects.filter(pk=self.slot.pk, owner=self.slot.owner)
-        if not mine.update(lease_until=until) or not held.update(lease_until=until):
+        if mine.update(lease_until=until) != len(waiting) or not held.update(lease_until=until):
             raise LeaseLost(self.destination.name)
+
+
+def lease(destination: Destination) -> timedelta:
+    """Return how long a lease lasts: nothing renews it while a connection is being made."""
+    assert destination.version is not None  # noqa: S101 - drain() has checked
+    connecting = destination.version.settings.get("connect_timeout", "0s")
+    return LEASE + timedelta(seconds=seconds(connecting))
 
 
 @transaction.atomic
@@ -83,6 +106,7 @@ def finish(claim: Claim, results: Sequence[Result]) -> int:
     count = _finish_delivered(claim, done)
     count += sum(_finish_failed(claim, result) for result in failed)
     _end_attempts(claim, results)
+    claim.answered.update(result.item_id for result in results)
     crashpoints.reach("deliver.before_lane")
     lanes.update(claim.destination, results, delivered=bool(done))
     crashpoints.reach("deliver.before_commit")
@@ -93,11 +117,11 @@ def _finish_delivered(claim: Claim, results: Sequence[Result]) -> int:
     now, count, tally = clock.now(), 0, Tally()
     for (outcome, status, reason), group in _alike(results, _delivered_key).items():
         mine = JobItem.objects.filter(pk__in=[r.item_id for r in group]).leased_by(claim.owner)
-        ids = set(mine.values_list("pk", flat=True))
+        ids = set(mine.select_for_update().values_list("pk", flat=True))
         for result in group:
             if result.item_id in ids:
                 _count(tally, claim, result, CounterKind.DELIVERED, now)
-        changed = mine.update(
+        count += mine.update(
             state=_DONE[outcome],
             proof=ProofGrade.ACCEPTED,
             finished_at=now,
@@ -112,9 +136,6 @@ def _finish_delivered(claim: Claim, results: Sequence[Result]) -> int:
                 output_field=CharField(),
             ),
         )
-        if changed != len(ids):
-            raise LeaseLost(claim.destination.name)  # in between; nothing of this group counts
-        count += changed
     tally.write()
     return count
 
@@ -157,7 +178,7 @@ def _finish_failed(claim: Claim, result: Result) -> int:
     }
     if result.outcome == Outcome.NOT_SENT:
         change |= {"state": ItemState.PENDING, "reason": item.reason, "status": item.status}
-    elif _parks(item, result):
+    elif _parks(claim, item, result):
         change |= {"state": ItemState.PARKED, "tries": F("tries") + 1, "due_at": None}
         _count(tally, claim, result, CounterKind.PARKED, now)
     elif result.lane == "configuration":
@@ -171,12 +192,27 @@ def _finish_failed(claim: Claim, result: Result) -> int:
     return changed
 
 
-def _parks(item: JobItem, result: Result) -> bool:
+def _parks(claim: Claim, item: JobItem, result: Result) -> bool:
     if result.outcome == Outcome.DATA_ERROR:
         return True
     if result.outcome == Outcome.CONFIGURATION:
         return result.lane is None
-    return result.outcome == Outcome.FEW_TRIES and item.tries + 1 >= FEW_TRIES
+    return result.outcome == Outcome.FEW_TRIES and _refusals(claim, item) + 1 >= FEW_TRIES
+
+
+def _refusals(claim: Claim, item: JobItem) -> int:
+    """Return how often this kind of answer came since the tries were last counted anew.
+
+    A destination that was full or away for hours has used up none of the few tries.
+    """
+    if not item.tries:
+        return 0
+    assert claim.destination.version is not None  # noqa: S101 - drain() has checked
+    overrides = claim.destination.version.settings.get("outcomes") or {}
+    answers = Attempt.objects.filter(item=item, outcome=AttemptOutcome.REFUSED).order_by("-fence")
+    statuses = answers.values_list("status", flat=True)[: item.tries]
+    found = [classify(status, overrides) for status in statuses if status is not None]
+    return found.count(Outcome.FEW_TRIES)
 
 
 def _end_attempts(claim: Claim, results: Sequence[Result]) -> None:

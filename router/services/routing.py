@@ -28,6 +28,8 @@ from router.services import clock, decisions
 log = logging.getLogger(__name__)
 
 BATCH = 500
+# Timers that cannot fire yet must not keep the others from it.
+MOST_LOOKED_AT = 1000
 
 
 class Overtaken(Exception):
@@ -154,7 +156,12 @@ def fire_timers(limit: int = 20) -> int:
     """
     now = clock.now()
     due = QuietTimer.objects.filter(fired_at=None, due_at__lte=now).order_by("due_at")
-    return sum(_fire(timer, now) for timer in due.select_related("study")[:limit])
+    fired = 0
+    for timer in due.select_related("study")[:MOST_LOOKED_AT]:
+        fired += _fire(timer, now)
+        if fired >= limit:
+            break
+    return fired
 
 
 def _fire(timer: QuietTimer, now: datetime) -> bool:

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from django.db import connection
 
-from router.models import Heartbeat, JobItem, LaneSlot
-from router.services import clock
+from router.models import Heartbeat, ItemState, JobItem, LaneSlot
+from router.services import clock, liveness
 
 FORGET_AFTER = timedelta(minutes=2)
 
@@ -21,6 +21,14 @@ def checkpoint() -> None:
 def forget_old_heartbeats() -> None:
     """Drop the rows of processes that have been silent for two minutes."""
     Heartbeat.objects.filter(at__lt=clock.now() - FORGET_AFTER).delete()
+
+
+def forget_ended_workers() -> int:
+    """Drop the lock files of workers that ended long ago and hold no lease."""
+    leased = JobItem.objects.filter(state=ItemState.LEASED).order_by()
+    slots = LaneSlot.objects.exclude(owner="")
+    names = {*leased.values_list("owner", flat=True).distinct()}
+    return liveness.sweep(names | {*slots.values_list("owner", flat=True)})
 
 
 def leases_advance() -> bool:
