@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ RESULTS = ROOT / "bench/results/prove.jsonl"
 DATABASES = ("sqlite", "postgresql")
 PRODUCT = ("router", "ingest", "dicomweb", "manage.py", "requirements.txt")
 ERROR_LENGTH = 4000
+RECOUNT_EVERY = 5  # cases; the books are compared after each
 
 Line = dict[str, Any]  # one JSON object
 
@@ -50,6 +52,8 @@ class Case:
 
 def main() -> int:
     """Run what is asked for; the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)  # so that what was started and mounted is put away
     wanted = _arguments()
     commit = commit_of_tree()
     if wanted.sums:
@@ -72,6 +76,10 @@ def main() -> int:
     return 1 if failures else 0
 
 
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 # --- running --------------------------------------------------------------------------------------
 def _run_all(cases: Sequence[Case], commit: str) -> int:
     """Run cases of one kind on one stage; after a failure on a new one. Count the failures."""
@@ -82,18 +90,24 @@ def _run_all(cases: Sequence[Case], commit: str) -> int:
             Path(folder).chmod(0o711)
             try:
                 with kind.around(Path(folder), left[0].database) as stage:
-                    well = True
-                    while left and well:
-                        well = _run(left.pop(0), stage, commit)
-                    failures += not well
-            except AssertionError as error:  # the stage itself could not be set up
+                    failures += not _run_on(stage, left, commit)
+            except (AssertionError, OSError) as error:  # the stage itself could not be set up
                 failures += 1
                 if left:
                     _note(left.pop(0), commit, seconds=0.0, error=str(error))
     return failures
 
 
-def _run(case: Case, stage: Stage, commit: str) -> bool:
+def _run_on(stage: Stage, left: list[Case], commit: str) -> bool:
+    """Run cases on one stage until one fails, the last with a deep recount of the ledger."""
+    stage.site.recount_every = RECOUNT_EVERY
+    while left:
+        if not _run(left.pop(0), stage, commit, is_last=not left):
+            return False
+    return True
+
+
+def _run(case: Case, stage: Stage, commit: str, *, is_last: bool) -> bool:
     began = time.monotonic()
     before = len(stage.site.books.acknowledged)
     error, facts = "", dict[str, object]()
@@ -101,6 +115,8 @@ def _run(case: Case, stage: Stage, commit: str) -> bool:
         outcome = KINDS[case.kind].run(stage, case.name, random.Random(case.seed))
         facts = {"recovery": outcome.seconds and round(outcome.seconds, 1)}
         facts |= asdict(outcome.account)
+        if is_last:
+            stage.site.settle(deep=True)
     except (AssertionError, OSError, subprocess.SubprocessError) as failure:
         error = f"{type(failure).__name__}: {failure}"
     facts["objects"] = len(stage.site.books.acknowledged) - before
