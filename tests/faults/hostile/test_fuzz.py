@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 from tests.faults.hostile.attack import attack
+from tests.faults.hostile.files import fuzz
 from tests.faults.hostile.mutation import sequence
 from tests.faults.hostile.target import attacked
 
 SEQUENCES = int(os.environ.get("HOSTILE_SEQUENCES", "400"))
+FILES = int(os.environ.get("HOSTILE_FILES", "150"))
 
 
 def test_broken_sessions_do_no_harm(tmp_path: Path) -> None:
@@ -22,3 +24,10 @@ def test_broken_sessions_do_no_harm(tmp_path: Path) -> None:
 def test_a_seed_gives_the_same_sequence_for_ever() -> None:
     assert sequence("1:2") == sequence("1:2")
     assert len({sequence(f"x:{number}").pdus for number in range(100)}) > 90
+
+
+def test_data_sets_made_at_random_do_no_harm(tmp_path: Path) -> None:
+    with attacked(tmp_path) as target:
+        findings = fuzz(target, count=FILES, number=0)
+    assert findings.problems == []
+    assert findings.answers["0000"] > 0
