@@ -78,8 +78,8 @@ def acknowledge(inbox: Inbox, item: RawObject) -> Spooled:
 
 
 def image(
-    number: int = 1, *, study: int = 1, series: int = 1, salt: int = 0, **values: str | bytes | None
-) -> RawObject:
+    number: int = 1, *, study: int = 1, series: int = 1, salt: int = 0, **values: Any
+) -> RawObject:  # Any: text, bytes or None
     """Return a small CT object in Explicit VR Little Endian.
 
     Args:
@@ -123,7 +123,7 @@ def part10_file(path: Path, item: RawObject, *, with_meta: bool = True) -> Path:
 def _tag(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
-    return tag
+    return int(tag)
 
 
 def _element(tag: int, keyword: str, value: str | bytes) -> bytes:

@@ -40,7 +40,8 @@ class Tally:
     ) -> None:
         """Count one object of ``size`` bytes in the hour of ``moment``."""
         hour = moment.replace(minute=0, second=0, microsecond=0)
-        key = CountKey(hour, kind, modality[:16], source, destination)
+        modality = modality.replace("\x00", "")[:16]  # a header's own text; PostgreSQL takes no NUL
+        key = CountKey(hour, kind, modality, source, destination)
         self.objects[key] += 1
         self.bytes[key] += size
 
