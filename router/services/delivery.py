@@ -168,11 +168,17 @@ def _refuse_changed(claim: Claim) -> None:
     """Hold what was decided for another address; park what is not the object any more (R20)."""
     for item in list(claim.items.values()):
         state, reason = _objection(item, claim.destination)
-        if state is None:
-            continue
-        mine = JobItem.objects.filter(pk=item.pk).leased_by(claim.owner)
-        mine.update(state=state, reason=reason, owner="", lease_until=None)
-        del claim.items[item.pk]
+        if state is not None:
+            _take_out(claim, item, state=state, reason=reason)
+
+
+@transaction.atomic
+def _take_out(claim: Claim, item: JobItem, *, state: ItemState, reason: str) -> None:
+    mine = JobItem.objects.filter(pk=item.pk).leased_by(claim.owner)
+    changed = mine.update(state=state, reason=reason, owner="", lease_until=None)
+    if changed and state == ItemState.PARKED:
+        results.count_parked(item, claim.destination)
+    del claim.items[item.pk]
 
 
 def _objection(item: JobItem, destination: Destination) -> tuple[ItemState | None, str]:
@@ -265,4 +271,6 @@ def _take_back(item: JobItem, now: datetime) -> int:
         Attempt.objects.filter(item=item, fence=item.fence, outcome=AttemptOutcome.RUNNING).update(
             ended_at=now, outcome=AttemptOutcome.WORKER_LOST, detail="The worker was lost."
         )
+    if changed and parked:
+        results.count_parked(item, item.destination)
     return changed

@@ -38,6 +38,7 @@ _ATTEMPTS = {
     Outcome.UNKNOWN: AttemptOutcome.UNKNOWN,
     Outcome.NOT_SENT: AttemptOutcome.NOT_SENT,
 }
+_TRIES = (AttemptOutcome.REFUSED, AttemptOutcome.TRANSPORT, AttemptOutcome.UNKNOWN)
 _DONE = {
     Outcome.DELIVERED: ItemState.DELIVERED,
     Outcome.WARNING: ItemState.DELIVERED_WITH_WARNING,
@@ -120,7 +121,7 @@ def _finish_delivered(claim: Claim, results: Sequence[Result]) -> int:
         ids = set(mine.select_for_update().values_list("pk", flat=True))
         for result in group:
             if result.item_id in ids:
-                _count(tally, claim, result, CounterKind.DELIVERED, now)
+                _count(tally, claim.items[result.item_id], claim.destination, now)
         count += mine.update(
             state=_DONE[outcome],
             proof=ProofGrade.ACCEPTED,
@@ -155,21 +156,34 @@ def _delivered_key(result: Result) -> tuple[Outcome, int | None, str]:
     return result.outcome, result.status, (" ".join(result.warnings) or remark)[:500]
 
 
-def _count(tally: Tally, claim: Claim, result: Result, kind: CounterKind, now: datetime) -> None:
-    item = claim.items[result.item_id]
+def count_parked(item: JobItem, destination: Destination) -> None:
+    """Count an item that was just parked; call in the transaction that parked it."""
+    tally = Tally()
+    _count(tally, item, destination, clock.now(), kind=CounterKind.PARKED)
+    tally.write()
+
+
+def _count(
+    tally: Tally,
+    item: JobItem,
+    destination: Destination,
+    now: datetime,
+    *,
+    kind: CounterKind = CounterKind.DELIVERED,
+) -> None:
     tally.add(
         now,
         kind,
         size=item.size,
         modality=item.instance.series.modality,
         source=item.instance.study.source,
-        destination=claim.destination.name,
+        destination=destination.name,
     )
 
 
 def _finish_failed(claim: Claim, result: Result) -> int:
     item = claim.items[result.item_id]
-    now, tally = clock.now(), Tally()
+    parks = _parks(claim, item, result)
     change: dict[str, object] = {
         "owner": "",
         "lease_until": None,
@@ -178,17 +192,16 @@ def _finish_failed(claim: Claim, result: Result) -> int:
     }
     if result.outcome == Outcome.NOT_SENT:
         change |= {"state": ItemState.PENDING, "reason": item.reason, "status": item.status}
-    elif _parks(claim, item, result):
+    elif parks:
         change |= {"state": ItemState.PARKED, "tries": F("tries") + 1, "due_at": None}
-        _count(tally, claim, result, CounterKind.PARKED, now)
     elif result.lane == "configuration":
-        change |= {"state": ItemState.PENDING, "tries": F("tries") + 1}
+        change |= {"state": ItemState.PENDING}  # the destination's trouble costs no try
     else:
-        delay = lanes.retry_delay(item.tries + 1, lanes.delays(claim.destination))
-        change |= {"state": ItemState.WAITING, "tries": F("tries") + 1, "due_at": now + delay}
+        due = clock.now() + lanes.retry_delay(item.tries + 1, lanes.delays(claim.destination))
+        change |= {"state": ItemState.WAITING, "tries": F("tries") + 1, "due_at": due}
     changed = JobItem.objects.filter(pk=item.pk).leased_by(claim.owner).update(**change)
-    if changed:
-        tally.write()
+    if changed and parks:
+        count_parked(item, claim.destination)
     return changed
 
 
@@ -209,8 +222,9 @@ def _refusals(claim: Claim, item: JobItem) -> int:
         return 0
     assert claim.destination.version is not None  # noqa: S101 - drain() has checked
     overrides = claim.destination.version.settings.get("outcomes") or {}
-    answers = Attempt.objects.filter(item=item, outcome=AttemptOutcome.REFUSED).order_by("-fence")
-    statuses = answers.values_list("status", flat=True)[: item.tries]
+    tried = Attempt.objects.filter(item=item, outcome__in=_TRIES).order_by("-fence")
+    tried = tried.exclude(outcome=AttemptOutcome.REFUSED, status=None)  # the lane, not the item
+    statuses = tried.values_list("status", flat=True)[: item.tries]
     found = [classify(status, overrides) for status in statuses if status is not None]
     return found.count(Outcome.FEW_TRIES)
 
