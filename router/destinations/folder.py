@@ -159,11 +159,13 @@ class FolderSender:
                 draft.close()
 
     def _unusable(self) -> _Trouble | None:
-        if self._root.is_dir():
-            return None
-        return _Trouble(
-            Outcome.CONFIGURATION, f"{self._root} is missing or no folder.", "configuration"
-        )
+        """Make the folder when it is missing; say why it cannot be used."""
+        try:
+            self._root.mkdir(mode=self._folder_mode, parents=True, exist_ok=True)
+        except OSError as error:
+            detail = f"{self._root} is missing and cannot be made: {error.strerror}."
+            return _Trouble(Outcome.CONFIGURATION, detail, "configuration")
+        return None
 
     def _one(self, item: Outgoing, context: Context) -> Result:
         """Write one item.

@@ -191,11 +191,16 @@ class TestTrouble:
         assert result.outcome == Outcome.DATA_ERROR
         assert files(root) == []
 
-    def test_a_missing_root_stops_the_lane(self, root: Path, kept_in: Path) -> None:
+    def test_a_missing_root_is_made(self, root: Path, kept_in: Path) -> None:
+        [result] = send(root / "new" / "folder", [made(kept_in)])
+        assert result.outcome == "delivered"
+        assert len(files(root / "new" / "folder")) == 1
+
+    def test_a_root_that_cannot_be_made_stops_the_lane(self, root: Path, kept_in: Path) -> None:
+        (root / "file").write_bytes(b"")
         items = [made(kept_in, item_id=n) for n in (1, 2)]
-        results = send(root / "gone", items)
+        results = send(root / "file" / "below", items)
         assert [(r.outcome, r.lane) for r in results] == [("configuration", "configuration")] * 2
-        assert not (root / "gone").exists()
 
     def test_a_file_that_cannot_grow_leaves_nothing(self, root: Path, kept_in: Path) -> None:
         items = [made(kept_in, item_id=n, PixelData=bytes(1 << 20)) for n in (1, 2)]
