@@ -262,6 +262,7 @@ class TestVerify:
         assert [step.name for step in verification.steps] == ["folder", "write", "room"]
         assert files(root) == []
 
-    def test_says_that_the_folder_is_missing(self, root: Path) -> None:
-        [step] = sender(root / "gone").verify().steps
+    def test_says_that_the_folder_cannot_be_made(self, root: Path) -> None:
+        (root / "file").write_bytes(b"")
+        [step] = sender(root / "file" / "below").verify().steps
         assert (step.name, step.ok) == ("folder", False)
