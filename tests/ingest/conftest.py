@@ -33,10 +33,12 @@ def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
         is_duplicate: DuplicateLookup = lambda *_: "no",
         most: int = 50,
         most_per_address: int = 50,
+        calm_seconds: float = 0.0,
         secure: Port | None = None,
+        spool: Spool | None = None,
         **options: Any,
     ) -> Running:
-        spool = Spool(tmp_path / "spool")
+        spool = spool or Spool(tmp_path / "spool")
         if sources is not None:
             (tmp_path / "sources.json").write_text(json.dumps({"revision": 1, "sources": sources}))
         intake = Recording()
@@ -45,7 +47,7 @@ def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
             slow=2000,
             refuse=1000,
             report=intake.disk_state,
-            calm_seconds=0.0,
+            calm_seconds=calm_seconds,
         )
         receiver = scp.Receiver(
             ae_title="DICOMROUTER",

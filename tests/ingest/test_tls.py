@@ -47,7 +47,10 @@ def secure(start_receiver: StartReceiver, papers: Papers) -> Running:
     """A receiver whose TLS port demands a certificate."""
     context = server_context(papers.ours.certificate, papers.ours.key, papers.ca.certificate)
     return start_receiver(
-        secure=Port(scp.open_listener(HOST, 0), context), most=150, most_per_address=150
+        secure=Port(scp.open_listener(HOST, 0), context),
+        most=150,
+        most_per_address=150,
+        request_seconds=3.0,
     )
 
 

@@ -35,6 +35,8 @@ DEFLATED, BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 SYNTAXES = (IMPLICIT, EXPLICIT, DEFLATED, BIG)
 INSTANCE = "1.2.826.0.1.3680043.10.7.1"
 UNDEFINED = 0xFFFFFFFF
+# Making a data set may take a while on a busy machine; that is not what is tried here.
+PATIENCE = {"idle_seconds": 120.0}
 SMALL = Limits(depth=8, elements=500, inflated_bytes=1 << 16, header_bytes=1 << 18)
 
 _SHORT = ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH",
@@ -262,7 +264,7 @@ def main() -> int:
     """The full form."""
     count = int(os.environ.get("HOSTILE_FILES", "10000"))
     number = int(os.environ.get("HOSTILE_SEED", "1"))
-    with tempfile.TemporaryDirectory() as folder, attacked(Path(folder)) as target:
+    with tempfile.TemporaryDirectory() as folder, attacked(Path(folder), **PATIENCE) as target:
         findings = fuzz(target, count=count, number=number)
     print(json.dumps({"proof": "hostile-files", "seed": number, **vars(findings)}))  # noqa: T201
     return 1 if findings.problems else 0

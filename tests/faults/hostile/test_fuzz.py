@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from tests.faults.hostile.attack import attack
-from tests.faults.hostile.files import fuzz
+from tests.faults.hostile.files import PATIENCE, fuzz
 from tests.faults.hostile.mutation import sequence
 from tests.faults.hostile.target import attacked
 
@@ -27,7 +27,7 @@ def test_a_seed_gives_the_same_sequence_for_ever() -> None:
 
 
 def test_data_sets_made_at_random_do_no_harm(tmp_path: Path) -> None:
-    with attacked(tmp_path) as target:
+    with attacked(tmp_path, **PATIENCE) as target:
         findings = fuzz(target, count=FILES, number=0)
     assert findings.problems == []
     assert findings.answers["0000"] > 0

@@ -16,6 +16,7 @@ from router import storage
 from router.dicom.uids import valid_uid
 from router.models import (
     Association,
+    AuditEvent,
     CounterKind,
     HourCount,
     Instance,
@@ -318,6 +319,27 @@ def test_an_unreadable_leftover_is_quarantined(site: Site) -> None:
     assert row.study.study_instance_uid == f"2.25.{int(spooled.receipt_id, 16)}"
     assert len(site.stored()) == 1
     assert not RoutingMark.objects.exists()
+
+
+def test_what_inflates_beyond_the_limits_is_quarantined_with_the_reason(site: Site) -> None:
+    (spooled,) = site.take(image(1))
+    found = spooled.examined().structure
+    assert found is not None
+    bomb = replace(spooled, structure=replace(found, quarantine="inflates beyond the limits"))
+    assert bomb.quarantine == "inflates beyond the limits"
+    indexing.index([bomb])
+    row = Instance.objects.get()
+    assert (row.state, row.reason) == (InstanceState.QUARANTINED, "inflates beyond the limits")
+    assert RoutingMark.objects.count() == 0
+    assert len(site.stored()) == 1
+
+
+def test_a_change_of_intake_is_audited_once_however_many_saw_it(site: Site) -> None:
+    for state in ("slow", "slow", "refusing", "refusing", "open", "open"):
+        indexer.record_disk_state(indexer.DiskChanged(state, 12))
+    told = AuditEvent.objects.filter(event="intake.disk").order_by("pk")
+    assert [event.target for event in told] == ["intake slow", "intake refusing", "intake open"]
+    assert [event.outcome for event in told] == ["8", "8", "0"]
 
 
 def test_nuls_in_texts_do_not_stop_anything(site: Site) -> None:
