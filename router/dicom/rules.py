@@ -85,12 +85,12 @@ class Reason:
         return f"{sight} and the rule wants {_WANTS[self.op]}{self.wanted}".rstrip()
 
     def as_dict(self) -> dict[str, object]:
-        """The reason in JSON's types."""
+        """The reason in JSON's types; a NUL seen is shown as U+2400, for no database takes it."""
         return {
             "field": self.field,
             "op": self.op,
             "wanted": self.wanted,
-            "seen": list(self.seen),
+            "seen": [value.replace("\x00", "\u2400") for value in self.seen],
             "note": self.note,
             "ok": self.ok,
         }
