@@ -5,6 +5,7 @@ refuses to hold logic of its own.
 """
 
 import gc
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -27,6 +28,9 @@ from router.services.indexer import Indexer
 from router.spool import Spool
 
 INDEX_SECONDS = 1.5
+# An association: its socket, inbox, object and a copy of it; twice as many sockets may wait.
+FILES_PER_ASSOCIATION = 6
+SPARE_FILES = 256
 
 
 def run(announce: Callable[[str], None]) -> int:
@@ -36,6 +40,7 @@ def run(announce: Callable[[str], None]) -> int:
     """
     listener = scp.open_listener(settings.DIMSE_BIND, settings.DIMSE_PORT)
     secure = secure_port()
+    allow_open_files(FILES_PER_ASSOCIATION * settings.MAX_ASSOCIATIONS + SPARE_FILES)
     limits = ConnectionTable(
         most=settings.MAX_ASSOCIATIONS, most_per_address=settings.MAX_ASSOCIATIONS_PER_ADDRESS
     )
@@ -50,6 +55,14 @@ def run(announce: Callable[[str], None]) -> int:
     )
     where = _where(listener) + (f" and {_where(secure.listener)} (TLS)" if secure else "")
     return processes.run(lambda: announce(where))
+
+
+def allow_open_files(wanted: int) -> None:
+    """Raise this process's limit on open files as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def secure_port() -> Port | None:

@@ -53,6 +53,8 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 25.0
 ABORT_SECONDS = 2.0
 DISK_SECONDS = 2.0
+# So many times as many as may have an association may wait for one.
+WAITING = 2
 GARBAGE_SECONDS = 10.0
 HANDSHAKE_FAILED = "tls_handshake_failed"
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -148,7 +150,12 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
 
     def serve_forever(self, poll_interval: float = POLL_SECONDS) -> None:
         """Accept until `stop_accepting`. The one loop that must survive."""
-        room = WaitingRoom(self._ports)
+        table = self.receiver.connections
+        room = WaitingRoom(
+            self._ports,
+            most=WAITING * table.most,
+            most_per_address=WAITING * table.most_per_address,
+        )
         try:
             while not self._is_stopping.is_set():
                 try:
@@ -189,15 +196,13 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
     def _receive_visitor(
         self, sock: socket.socket, address: Any, *, port: Port, room: WaitingRoom
     ) -> None:
-        """The limits on connections, before a thread is made. Any: an address of any family."""
+        """Let a newcomer wait. Any: an address of any family."""
         host = str(address[0])
-        slot = self._slot_for(host, room)
-        if slot is None:
-            self._notices.put(host, LIMIT_EXCEEDED.reason)
-            self._turnstile.turn_away(sock, b"" if port.context else REJECT_LIMIT)
-            return
+        for oldest in room.too_many(host):
+            room.leave(oldest)
+            self._send_away(oldest, EVICTED)
         deadline = time.monotonic() + self.receiver.request_seconds
-        visitor = Visitor(sock, host, port, slot, deadline, remote_port=int(address[1]))
+        visitor = Visitor(sock, host, port, deadline, remote_port=int(address[1]))
         try:
             sock.settimeout(0.0)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -207,24 +212,16 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
             log.info("connection.lost", extra={"remote": host, "error": str(error)})
             self._send_away(visitor, "")
 
-    def _slot_for(self, host: str, room: WaitingRoom) -> int | None:
-        """A slot, if need be that of who has waited longest without asking for anything."""
+    def _slot_for(self, host: str) -> int | None:
+        """A slot, if need be that of the TLS peer that has been shaking hands longest."""
         table = self.receiver.connections
         slot = table.acquire(host)
-        if slot is None and self._evict(host if table.is_full_for(host) else None, room):
-            slot = table.acquire(host)
+        if slot is None:
+            late = self._oldest_greeting(host if table.is_full_for(host) else None)
+            if late is not None:
+                self._send_away(late, EVICTED)
+                slot = table.acquire(host)
         return slot
-
-    def _evict(self, host: str | None, room: WaitingRoom) -> bool:
-        visitor = room.oldest(host)
-        if visitor is not None:
-            room.leave(visitor)
-        else:
-            visitor = self._oldest_greeting(host)
-        if visitor is None:
-            return False
-        self._send_away(visitor, EVICTED)
-        return True
 
     def _oldest_greeting(self, host: str | None) -> Visitor | None:
         with self._changed:
@@ -239,7 +236,11 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
             self._send_away(visitor, verdict.reason, last_word=verdict.last_word)
             return
         room.leave(visitor)
-        if visitor.port.context is None:
+        visitor.slot = self._slot_for(visitor.host)  # the limits, before a thread is made
+        if visitor.slot is None:
+            word = b"" if visitor.port.context else REJECT_LIMIT
+            self._send_away(visitor, LIMIT_EXCEEDED.reason, last_word=word)
+        elif visitor.port.context is None:
             self._open_association(visitor)
         else:
             self._start(threading.Thread(target=self._greet, args=(visitor,)), visitor)

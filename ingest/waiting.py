@@ -2,8 +2,8 @@
 
 A connection waits in the accept loop until its A-ASSOCIATE-RQ (PS3.8 9.3.2) has arrived whole, or
 on the TLS port its first handshake record (RFC 8446 5.1). Silent, dripping and chattering peers
-cost a socket each and nothing else, and are sent away by one deadline. When the limits are
-reached the oldest of those who wait gives way to a newcomer.
+cost a socket each and nothing else, and are sent away by one deadline. When too many wait the
+oldest of them, or of those from one address, gives way to a newcomer.
 
 What the bytes are is judged by the first of them; nothing is taken out of the socket before that.
 It refuses to know associations and to parse the request.
@@ -16,6 +16,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -64,14 +65,14 @@ class Port:
 
 @dataclass(eq=False, slots=True)
 class Visitor:
-    """A connection that has a slot and no association yet."""
+    """A connection without an association yet; it has a slot when it is to get one."""
 
     socket: socket.socket
     host: str
     port: Port
-    slot: int | None
     deadline: float
     remote_port: int = 0
+    slot: int | None = None
     request: bytes = b""
     _needs: int = 1
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,7 +121,10 @@ class Visitor:
 class WaitingRoom:
     """Visitors and listeners under one selector. One thread uses it."""
 
-    def __init__(self, ports: tuple[Port, ...]) -> None:
+    def __init__(self, ports: tuple[Port, ...], *, most: int, most_per_address: int) -> None:
+        self._most = most
+        self._most_per_address = most_per_address
+        self._of_host: Counter[str] = Counter()
         self._selector = selectors.DefaultSelector()
         self._visitors: dict[Visitor, None] = {}  # in the order of their coming
         for port in ports:
@@ -135,10 +139,14 @@ class WaitingRoom:
     def enter(self, visitor: Visitor) -> None:
         self._selector.register(visitor.socket, selectors.EVENT_READ, visitor)
         self._visitors[visitor] = None
+        self._of_host[visitor.host] += 1
 
     def leave(self, visitor: Visitor) -> None:
         self._selector.unregister(visitor.socket)
         del self._visitors[visitor]
+        self._of_host[visitor.host] -= 1
+        if not self._of_host[visitor.host]:
+            del self._of_host[visitor.host]
 
     def wait(self, seconds: float) -> Iterator[Port | Visitor]:
         """The listeners with a newcomer and the visitors with news."""
@@ -155,9 +163,13 @@ class WaitingRoom:
             found.append(visitor)
         return found
 
-    def oldest(self, host: str | None = None) -> Visitor | None:
-        """Who has waited longest, of all or of those from one address."""
-        return next((v for v in self._visitors if host in {None, v.host}), None)
+    def too_many(self, host: str) -> list[Visitor]:
+        """Who has to leave before one more from `host` may enter: at most one."""
+        if self._of_host[host] >= self._most_per_address:
+            return [next(visitor for visitor in self._visitors if visitor.host == host)]
+        if len(self._visitors) >= self._most:
+            return [next(iter(self._visitors))]
+        return []
 
     def close(self) -> None:
         self._selector.close()
