@@ -77,7 +77,7 @@ class Roles:
         """Whether every role has a process."""
         try:
             return all(_FINDERS[role](self) for role in ROLES)
-        except (psutil.NoSuchProcess, IndexError):
+        except (psutil.NoSuchProcess, LookupError):
             return False
 
     def child_of_up(self, word: str) -> Process:
@@ -95,7 +95,7 @@ class Roles:
 
     def sentinel(self) -> Process:
         """The process that watches the cluster's workers."""
-        return next(one for one in self.main().children() if one.children())
+        return [one for one in self.main().children() if one.children()][0]  # noqa: RUF015
 
     def members(self) -> Sequence[Process]:
         """Workers, monitor, pusher in the order of their birth."""
@@ -122,7 +122,9 @@ def make_anew(site: Site) -> None:
     before = roles.main().pid
     roles.main().kill()
     wait_until(
-        lambda: roles.are_whole() and roles.main().pid != before, seconds=MOST_RECOVERY, what="it"
+        lambda: roles.are_whole() and roles.main().pid != before,
+        seconds=MOST_RECOVERY,
+        what="a new cluster",
     )
 
 

@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -70,11 +71,7 @@ class PostgreSQL:
 
     def kill(self) -> None:
         """Kill every process of the server."""
-        found = self.processes()
-        for one in found:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(found, timeout=20)
+        end_all(self.processes())
 
     def freeze(self) -> None:
         """Stop every process where it is (SIGSTOP)."""
@@ -107,6 +104,14 @@ class PostgreSQL:
         with log.open("a") as output:
             code = subprocess.call(command, cwd="/", stdout=output, stderr=output, timeout=120)
         assert code == 0, f"{program} ended with {code}: {log.read_text()[-2000:]}"
+
+
+def end_all(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes and wait for their end."""
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(processes, timeout=20)
 
 
 def _unprivileged() -> tuple[int, int] | None:

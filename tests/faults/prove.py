@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -86,7 +87,7 @@ def _run_all(cases: Sequence[Case], commit: str) -> int:
     failures, left = 0, list(cases)
     while left:
         kind = KINDS[left[0].kind]
-        with tempfile.TemporaryDirectory(prefix="prove-") as folder:
+        with tempfile.TemporaryDirectory(prefix="prove-", ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o711)
             try:
                 with kind.around(Path(folder), left[0].database) as stage:
@@ -117,8 +118,8 @@ def _run(case: Case, stage: Stage, commit: str, *, is_last: bool) -> bool:
         facts |= asdict(outcome.account)
         if is_last:
             stage.site.settle(deep=True)
-    except (AssertionError, OSError, subprocess.SubprocessError) as failure:
-        error = f"{type(failure).__name__}: {failure}"
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's failure
+        error = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-4)}"
     facts["objects"] = len(stage.site.books.acknowledged) - before
     _note(case, commit, seconds=time.monotonic() - began, error=error, **facts)
     return not error

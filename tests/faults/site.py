@@ -13,8 +13,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from tests.faults.books import Account, Arrival, Books, compare
 from tests.faults.ledger import Ledger, describe
+from tests.faults.postgres import end_all
 from tests.faults.proxy import FaultProxy
 from tests.faults.tagged import Tagged, rules, study
 from tests.product import HOST, Config, Database, Product
@@ -117,8 +120,13 @@ class Site:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _tidy(self) -> None:
+    def kill(self) -> None:
+        """Kill every process of the product, also those whose parents were killed before."""
         self.product.kill()
+        end_all([one for one in psutil.process_iter() if _data_dir(one) == self.product.data_dir])
+
+    def _tidy(self) -> None:
+        self.kill()
         if self._database is not None:
             self._database.drop()
 
@@ -251,6 +259,13 @@ class Site:
         if deep or self._settled % self.recount_every == 0:
             self.product.verify(*(["--deep"] if deep else []))
         return account
+
+
+def _data_dir(process: psutil.Process) -> Path | None:
+    try:
+        return Path(process.environ().get("ROUTER_DATA_DIR", "/"))
+    except (psutil.Error, OSError):
+        return None
 
 
 class Background:

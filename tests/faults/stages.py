@@ -11,7 +11,8 @@ from tests.faults import crash, kills, network, surroundings
 from tests.faults.books import Account
 from tests.faults.postgres import PostgreSQL
 from tests.faults.site import Site
-from tests.faults.volume import NoRights, PowerVolume, Tmpfs
+from tests.faults.volume import PowerVolume, Tmpfs
+from tests.faults.wallclock import WallClock
 
 HOUR = 3600
 TIMES = {"+1 h": HOUR, "-1 h": -HOUR, "+400 d": 400 * 24 * HOUR}
@@ -31,7 +32,7 @@ class Stage:
     server: PostgreSQL | None = None
     tmpfs: Tmpfs | None = None
     volume: PowerVolume | None = None
-    clock: Path | None = None
+    clock: WallClock | None = None
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,11 @@ def no_watermark(folder: Path, database: str) -> Iterator[Stage]:
 
 @contextmanager
 def moved_clock(folder: Path, database: str) -> Iterator[Stage]:
-    """The product's processes see the clock that a file says."""
-    library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
-    if library is None:
-        raise NoRights("libfaketime is not installed; deploy/install-debian-packages prove")
+    """The product's processes see a clock of ours; the database server sees the host's."""
     with ExitStack() as stack:
         server = server_of(stack, folder, database)
-        clock = folder / "clock"
-        clock.write_text("+0\n")
-        moved = {
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        yield Stage(site_of(stack, folder, server, **moved), server, clock=clock)
+        clock = WallClock(folder)
+        yield Stage(site_of(stack, folder, server, **clock.environment), server, clock=clock)
 
 
 @contextmanager

@@ -6,16 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import psycopg
 
 from tests.faults.books import Account
-from tests.faults.postgres import PostgreSQL
+from tests.faults.postgres import PostgreSQL, end_all
 from tests.faults.proxy import Fault
 from tests.faults.site import Background, Site
 from tests.faults.tagged import Tagged
 from tests.faults.volume import PowerVolume, Tmpfs
+from tests.faults.wallclock import WallClock
 from tests.product import HOST, wait_until
 from tests.proof.objects import CT, EXPLICIT_LITTLE
 from tests.senders import RawAssociation
@@ -163,21 +163,15 @@ def _without_database(
 
 
 # --- clock ----------------------------------------------------------------------------------------
-def clock_steps(site: Site, clock: Path, seconds: int, chance: random.Random) -> Account:
+def clock_steps(site: Site, clock: WallClock, seconds: int, chance: random.Random) -> Account:
     """The host's clock jumps by `seconds` while objects come and go."""
     objects = site.make(40, chance)
     sender = site.send_in_background(objects)
     time.sleep(chance.uniform(0.1, 0.5))
-    draft = clock.with_suffix(".new")
-    draft.write_text(f"{_shift(clock) + seconds:+d}\n")
-    draft.rename(clock)
+    clock.jump(seconds)
     sender.join()
     site.send(site.make(5, chance))
     return site.settle()
-
-
-def _shift(clock: Path) -> int:
-    return int(clock.read_text())
 
 
 # --- power ----------------------------------------------------------------------------------------
@@ -188,11 +182,11 @@ def power_cut(
     stopping = threading.Event()
     sender = site.send_in_background(site.make(600, chance), stop=stopping.is_set)
     time.sleep(chance.uniform(0.3, 4.0))
+    running = server.processes() if server is not None else []
     volume.cut()
     stopping.set()
-    site.product.kill()
-    if server is not None:
-        server.kill()
+    site.kill()
+    end_all(running)
     sender.join()
     volume.restart()
     if server is not None:
