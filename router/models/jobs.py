@@ -4,13 +4,10 @@ Transitions of an item are methods of its queryset; each is one conditional UPDA
 result, so the same code is right on PostgreSQL and on SQLite.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.db import models
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Q
-from django.db.models.sql.compiler import SQLCompiler
 
 
 class DecisionOutcome(models.TextChoices):
@@ -156,17 +153,6 @@ class ProofGrade(models.TextChoices):
     ACCEPTED = "accepted", "Accepted"
     VERIFIED = "verified", "Verified"
     COMMITTED = "committed", "Committed"
-
-
-class _Literal(models.Value):
-    """A constant of ours, spelled out: SQLite takes the partial index ``item_due`` only where the
-    query says its condition word for word, and a parameter is no word."""
-
-    def as_sql(
-        self, _compiler: SQLCompiler, _connection: BaseDatabaseWrapper
-    ) -> tuple[str, Sequence[str]]:
-        """Return the constant between quotes."""
-        return f"'{ItemState(self.value)}'", ()
 
 
 class JobItemQuerySet(models.QuerySet["JobItem"]):
