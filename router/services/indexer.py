@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from django.db import DatabaseError, IntegrityError, close_old_connections, connection, transaction
@@ -56,6 +56,7 @@ class Refusal:
     reason: str
     size: int
     at: datetime
+    receipt_id: str = field(default_factory=lambda: os.urandom(16).hex())
 
 
 @dataclass(frozen=True)
@@ -343,7 +344,10 @@ def _met_another(error: OperationalError) -> bool:
 
 @transaction.atomic
 def record_refusals(refusals: Sequence[Refusal]) -> None:
-    """Write a receipt for each refused store, outside the balance."""
+    """Write a receipt for each refused store, outside the balance; once, if called again."""
+    ids = [event.receipt_id for event in refusals]
+    done = set(Receipt.objects.filter(uid__in=ids).values_list("uid", flat=True)) if ids else set()
+    refusals = [event for event in refusals if event.receipt_id not in done]
     if not refusals:
         return
     rows = indexing.ensure_associations(event.association for event in refusals)
@@ -364,7 +368,7 @@ def record_refusals(refusals: Sequence[Refusal]) -> None:
 
 def _refused_receipt(event: Refusal, rows: dict[str, Association]) -> Receipt:
     return Receipt(
-        uid=os.urandom(16).hex(),
+        uid=event.receipt_id,
         association=rows[event.association.id],
         outcome=ReceiptOutcome.REFUSED,
         reason=_clean(event.reason, 200),
@@ -397,7 +401,7 @@ def end_association(event: Closed) -> None:
         return
     audit.record(
         "instances.received",
-        actor=Actor(facts.calling_ae, ActorKind.PEER, facts.remote_host),
+        actor=Actor(_clean(facts.calling_ae, 16), ActorKind.PEER, facts.remote_host),
         code="instances.transferred",
         outcome=AuditOutcome.MINOR_FAILURE if row.refused_count else AuditOutcome.SUCCESS,
         target=f"association {facts.id}",
@@ -405,7 +409,7 @@ def end_association(event: Closed) -> None:
             "objects": row.objects_count,
             "refused": row.refused_count,
             "bytes": row.bytes,
-            "end": event.reason,
+            "end": _clean(event.reason, 200),
             "source": facts.source or "",
         },
     )
