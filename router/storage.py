@@ -12,13 +12,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from storages.backends.s3 import S3Storage
@@ -55,9 +58,17 @@ class ObjectStorage(Protocol):
         """Yield every folder that holds objects, with their names and lengths."""
 
 
-def is_shortage(error: OSError) -> bool:
-    """Tell whether this process only lacks descriptors or memory, and will have them again."""
-    return error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+class StorageAway(OSError):
+    """The bucket cannot be used now; nothing is said about the object."""
+
+
+def is_passing(error: OSError) -> bool:
+    """Tell whether the trouble will pass and is no fault of the object's.
+
+    The storage is away, or this process has no descriptors or memory left.
+    """
+    passing = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+    return isinstance(error, StorageAway) or error.errno in passing
 
 
 class FileStorage:
@@ -131,6 +142,15 @@ def _digest(file: BufferedReader | BufferedRandom) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def _remote() -> Iterator[None]:
+    """Say what the libraries below call by many names: the bucket cannot be used now."""
+    try:
+        yield
+    except (BotoCoreError, Boto3Error, ClientError) as error:
+        raise StorageAway(f"The bucket cannot be used: {error}") from error
+
+
 class BucketStorage:
     """Objects in an S3-compatible bucket (django-storages)."""
 
@@ -140,54 +160,65 @@ class BucketStorage:
     def place(self, moves: Iterable[tuple[Path, str]]) -> None:
         """Upload, compare the stored length and checksum, then remove the spooled file."""
         for path, key in moves:
-            if not path.exists() and self.backend.exists(key):
-                continue
-            with path.open("rb") as file:
-                digest = _digest(file)
-                file.seek(0)
-                stored = self.backend.bucket.Object(self.backend._normalize_name(key))
-                stored.upload_fileobj(
-                    file, ExtraArgs={"Metadata": {"sha256": digest}}, Config=TRANSFER
-                )
-            stored.load()
-            if (
-                stored.content_length != path.stat().st_size
-                or stored.metadata.get("sha256") != digest
-            ):
-                raise StorageMismatch(f"{key}: the stored object differs from the spooled one")
-            path.unlink()
+            with _remote():
+                if path.exists() or not self.backend.exists(key):
+                    self._upload(path, key)
+
+    def _upload(self, path: Path, key: str) -> None:
+        with path.open("rb") as file:
+            digest = _digest(file)
+            file.seek(0)
+            stored = self.backend.bucket.Object(self.backend._normalize_name(key))
+            extra = {"Metadata": {"sha256": digest}}
+            stored.upload_fileobj(file, ExtraArgs=extra, Config=TRANSFER)
+        stored.load()
+        length, kept = stored.content_length, stored.metadata.get("sha256")
+        if length != path.stat().st_size or kept != digest:
+            raise StorageMismatch(f"{key}: the stored object differs from the spooled one")
+        path.unlink()
 
     def open(self, key: str) -> BinaryIO:
         """Fetch the object into an unnamed temporary file and open that."""
         self.size(key)
         file = tempfile.TemporaryFile(dir=settings.SPOOL_DIR)  # noqa: SIM115 - handed to the caller
-        self.backend.bucket.Object(self.backend._normalize_name(key)).download_fileobj(
-            file, Config=TRANSFER
-        )
+        try:
+            with _remote():
+                stored = self.backend.bucket.Object(self.backend._normalize_name(key))
+                stored.download_fileobj(file, Config=TRANSFER)
+        except BaseException:
+            file.close()
+            raise
         file.seek(0)
         return cast("BinaryIO", file)
 
     def size(self, key: str) -> int:
         """Return the object's length."""
-        return int(self.backend.size(key))
+        with _remote():
+            return int(self.backend.size(key))
 
     def delete(self, key: str) -> None:
         """Remove the object."""
-        self.backend.delete(key)
+        with _remote():
+            self.backend.delete(key)
 
     def walk(self) -> Iterator[tuple[str, dict[str, int]]]:
         """List the bucket below the prefix; keys come in order, so folders come whole."""
-        prefix = self.backend.location
         folder, found = "", dict[str, int]()
-        for item in self.backend.bucket.objects.filter(Prefix=prefix):
-            parent, _, name = item.key.removeprefix(prefix).lstrip("/").rpartition("/")
+        for key, size in self._listed():
+            parent, _, name = key.rpartition("/")
             if parent != folder and found:
                 yield folder, found
                 found = {}
             folder = parent
-            found[name] = item.size
+            found[name] = size
         if found:
             yield folder, found
+
+    def _listed(self) -> Iterator[tuple[str, int]]:
+        prefix = f"{self.backend.location}/".lstrip("/")
+        with _remote():
+            for item in self.backend.bucket.objects.filter(Prefix=prefix):
+                yield item.key.removeprefix(prefix), item.size
 
 
 def _lengths(folder: str) -> dict[str, int]:

@@ -142,7 +142,7 @@ def _match_one(instance: Instance, association: Association, config: Configurati
     try:
         found = explain(instance, association, config)
     except (DicomError, OSError) as error:
-        if isinstance(error, OSError) and storage.is_shortage(error):
+        if isinstance(error, OSError) and storage.is_passing(error):
             raise
         log.exception("route.unreadable", extra={"instance": instance.pk})
         return Group([], (), problem=f"The object could not be read: {type(error).__name__}.")

@@ -148,7 +148,7 @@ def _entry(item: Spooled) -> Entry:
     try:
         structure = item.examined().structure
     except (DicomError, OSError) as error:
-        if isinstance(error, OSError) and storage.is_shortage(error):
+        if isinstance(error, OSError) and storage.is_passing(error):
             raise
         log.warning("index.unreadable", extra={"receipt": item.receipt_id, "error": str(error)})
         return _apart(item, f"Unreadable when indexed: {error}")
