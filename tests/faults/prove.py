@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ RESULTS = ROOT / "bench/results/prove.jsonl"
 DATABASES = ("sqlite", "postgresql")
 PRODUCT = ("router", "ingest", "dicomweb", "manage.py", "requirements.txt")
 ERROR_LENGTH = 4000
+SHARD = re.compile(r"[1-9]\d*/[1-9]\d*")
 RECOUNT_EVERY = 5  # cases; the books are compared after each
 
 Line = dict[str, Any]  # one JSON object
@@ -148,13 +150,9 @@ def _note(case: Case, commit: str, *, seconds: float, error: str, **facts: objec
 
 def _in_parallel(jobs: int) -> int:
     """Run slices of the same request in processes of their own."""
-    arguments = [word for word in sys.argv[1:] if not word.startswith("--jobs")]
+    command = [sys.executable, "-m", "tests.faults.prove", *sys.argv[1:], "--jobs=1"]
     children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.prove", *arguments, f"--slice={n}/{jobs}"],
-            cwd=ROOT,
-        )
-        for n in range(1, jobs + 1)
+        subprocess.Popen([*command, f"--slice={n}/{jobs}"], cwd=ROOT) for n in range(1, jobs + 1)
     ]
     return max(child.wait() for child in children)
 
@@ -168,24 +166,28 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("--slice", default="", help=argparse.SUPPRESS)
     parser.add_argument("--sums", action="store_true", help="only print the sums of this commit")
-    return parser.parse_args()
+    wanted = parser.parse_args()
+    only, _, shard = os.environ.get("PROVE", "").partition("-")
+    wanted.kinds = [only] if only else [kind for kind in wanted.kinds.split(",") if kind]
+    wanted.kinds = wanted.kinds or list(KINDS)
+    wanted.shard = shard
+    if not set(wanted.kinds) <= set(KINDS) or (shard and not SHARD.fullmatch(shard)):
+        parser.error(f"PROVE is kind or kind-i/n, kinds are {', '.join(KINDS)}")
+    return wanted
 
 
 def _cases(wanted: argparse.Namespace) -> Iterator[Case]:
     """The cases of the request: PROVE=kind-i/n, then the slice of a parallel run."""
-    asked = os.environ.get("PROVE", "")
-    only, _, shard = asked.partition("-")
-    kinds = [only] if only else [kind for kind in wanted.kinds.split(",") if kind] or list(KINDS)
     counts = dict(word.split("=") for word in wanted.count)
     for database in wanted.databases.split(","):
-        for kind in kinds:
+        for kind in wanted.kinds:
             names = KINDS[kind].names(database)
             total = int(counts.get(kind, KINDS[kind].least))
             every = [
                 Case(database, kind, names[n % len(names)], n // len(names) + 1)
                 for n in range(total)
             ]
-            yield from part(part(every, shard), wanted.slice)
+            yield from part(part(every, wanted.shard), wanted.slice)
 
 
 def part(cases: Sequence[Case], which: str) -> Sequence[Case]:
