@@ -91,12 +91,14 @@ class Visitor:
         head = self._peek(self._needs)
         if head is None:
             return False
-        needs = self.port.needs(head) if head else 0
-        if not head or (len(head) < needs and _has_hung_up(self.socket)):
-            raise Unwelcome(CUT if head else "")
-        if len(head) < needs and needs > self._needs:
+        if not head:
+            raise Unwelcome("")  # gone without a word, as monitors do
+        needs = self.port.needs(head)
+        if len(head) < needs:
             head = self._peek(needs) or b""
         if len(head) < needs:
+            if _has_hung_up(self.socket):
+                raise Unwelcome(CUT)
             self._wait_for(needs)
             return False
         self._wait_for(1)

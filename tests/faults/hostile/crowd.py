@@ -12,16 +12,18 @@ import random
 import select
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.hostile.sessions import associate, pdata, pdv, store
-from tests.faults.hostile.target import HOST, Target, attacked
+from tests.faults.hostile.target import HOST, ROOT, Target, attacked
 from tests.receivers import CT, EXPLICIT_LITTLE, make_object
 from tests.senders import IMPLICIT_LITTLE, VERIFICATION, RawAssociation
 
@@ -48,10 +50,11 @@ WITHIN: tuple[Habit, ...] = (
 
 
 class Crowd(threading.Thread):
-    """Peers that come back as soon as they are cut; a third of them after their association."""
+    """Peers that come back a second after they were cut; some beyond their association."""
 
     def __init__(self, port: int, peers: int, *, within: int) -> None:
         super().__init__(daemon=True)
+        self._back_at = [0.0] * peers
         self._port = port
         self._chance = random.Random(1)
         self._peers: list[socket.socket | None] = [None] * peers
@@ -82,7 +85,8 @@ class Crowd(threading.Thread):
 
     def _come_back(self) -> None:
         for number, peer in enumerate(self._peers):
-            if peer is None and self._chance.random() < 0.3:
+            if peer is None and time.monotonic() >= self._back_at[number]:
+                self._back_at[number] = time.monotonic() + self._chance.uniform(0.8, 1.5)
                 address = f"127.0.2.{number % ADDRESSES + 1}"
                 try:
                     sock = socket.create_connection((HOST, self._port), 5, (address, 0))
@@ -126,16 +130,35 @@ class Crowd(threading.Thread):
                     continue  # noticed when it is read
 
 
+@dataclass
+class Cuts:
+    """How often a crowd was cut, once it has gone."""
+
+    count: int = 0
+
+
 @contextmanager
-def crowded(port: int, peers: int, *, within: int) -> Iterator[Crowd]:
-    """A crowd for the duration of the block."""
+def crowded(port: int, peers: int, *, within: int) -> Iterator[Cuts]:
+    """A crowd in a process of its own for the duration of the block, which ends it."""
+    command = [sys.executable, "-m", "tests.faults.hostile.crowd"]
+    command += [str(port), str(peers), str(within)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        time.sleep(3)
+        crowd = Cuts()
+        try:
+            yield crowd
+        finally:
+            crowd.count = int(process.communicate()[0])
+
+
+def be_crowd(port: int, peers: int, within: int) -> None:
+    """The process of a crowd: until its input ends; prints how often it was cut."""
     crowd = Crowd(port, peers, within=within)
     crowd.start()
-    time.sleep(2)
-    try:
-        yield crowd
-    finally:
-        crowd.stop()
+    sys.stdin.read()
+    crowd.stop()
+    print(crowd.cuts)  # noqa: T201
 
 
 def echo_times(port: int, seconds: float) -> list[float]:
@@ -173,7 +196,7 @@ def measure(target: Target, *, peers: int, within: int, seconds: float) -> dict[
         with crowded(target.port, peers, within=within) as them:
             crowd.append(store_rate(target.port, seconds / 6))
             echoes += echo_times(target.port, seconds / 6)
-            cuts += them.cuts
+        cuts += them.count
         target.settle(threads=12, seconds=20)
     rate, rate_in_crowd = statistics.median(alone), statistics.median(crowd)
     return {
@@ -205,4 +228,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if len(sys.argv) > 1:
+        be_crowd(*map(int, sys.argv[1:]))
+    else:
+        sys.exit(main())
