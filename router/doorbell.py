@@ -25,9 +25,11 @@ def ring(task: str, *ids: int) -> None:
         task: the name of a function in ``router.tasks``.
         ids: row ids only.
 
-    What the caller wrote stands even when ringing fails (that is logged); the sweep rings again.
+    What a transaction wrote stands even when ringing fails after it, which is logged; the sweep
+    rings again.
     """
-    transaction.on_commit(partial(_ring, task, ids), robust=True)
+    inside = transaction.get_connection().in_atomic_block
+    transaction.on_commit(partial(_ring, task, ids), robust=inside)
 
 
 def answered(task: str, *ids: int) -> None:
