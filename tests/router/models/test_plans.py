@@ -1,0 +1,148 @@
+"""The hot queries use an index on 20,000 rows, on both databases: none reads a whole table."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Protocol
+
+import pytest
+from django.db import connection, models
+
+from router.models import (
+    Destination,
+    Instance,
+    ItemState,
+    JobItem,
+    Receipt,
+    RoutingMark,
+    Study,
+)
+from router.services import clock
+from tests import factories
+
+ROWS = 20_000
+BASE = 1_000_000
+"""Copies have the ids from here on."""
+
+WHOLE_TABLE = re.compile(r"(?:Seq Scan on|\bSCAN) (?:TABLE )?(\w+)(?! USING (?:COVERING )?INDEX)\b")
+
+pytestmark = pytest.mark.django_db
+
+
+class Explained(Protocol):
+    """A query that can say how it would be run."""
+
+    def explain(self) -> str: ...
+
+
+def _copy(row: models.Model, changes: Mapping[str, str]) -> None:
+    """Copy a row ROWS times; `changes` are columns as SQL over the running number `i`."""
+    table = row._meta.db_table
+    columns = [field.column for field in row._meta.concrete_fields]
+    values = {"id": f"{BASE} + i", **changes}
+    chosen = ", ".join(values.get(column, f'"{column}"') for column in columns)
+    names = ", ".join(f'"{column}"' for column in columns)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < "  # noqa: S608
+            f"{ROWS}) INSERT INTO {table} ({names}) SELECT {chosen} FROM {table}, n "
+            f"WHERE {table}.id = {row.pk}"
+        )
+
+
+@pytest.fixture
+def pacs() -> Destination:
+    """Fill the tables: nearly everything is decided and delivered, a little is open."""
+    stored = factories.instance()
+    decision = factories.decision(stored.study)
+    item = factories.item(
+        factories.job(stored.study), instance=stored, state=ItemState.DELIVERED, owner="w"
+    )
+    other = factories.destination()
+    _copy(
+        stored.study,
+        {
+            "study_instance_uid": "'1.2.' || i",
+            "accession_number": "'A' || i",
+            "patient_id": "'P' || i",
+        },
+    )
+    _copy(stored, {"sop_instance_uid": "'1.3.' || i", "file_id": "'f' || i"})
+    _copy(factories.receipt(stored), {"uid": "'r' || i", "instance_id": f"{BASE} + i"})
+    _copy(
+        factories.mark(stored, decision=decision),
+        {
+            "instance_id": f"{BASE} + i",
+            "decision_id": f"CASE WHEN i > {ROWS - 20} THEN NULL ELSE {decision.pk} END",
+        },
+    )
+    _copy(
+        item,
+        {
+            "instance_id": f"{BASE} + i",
+            "destination_id": f"CASE WHEN i % 2 = 0 THEN {other.pk} ELSE {item.destination_id} END",
+            "state": f"CASE WHEN i > {ROWS - 50} THEN 'pending' WHEN i % 997 = 0 THEN 'waiting' "
+            "WHEN i % 991 = 0 THEN 'leased' ELSE 'delivered' END",
+            "due_at": "created_at",
+            "lease_until": "created_at",
+        },
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    return item.destination
+
+
+def _queries(pacs: Destination) -> dict[str, tuple[Explained, str]]:
+    """Return each query with the index it must use; where several would do, with nothing."""
+    now = clock.now() + timedelta(seconds=1)
+    uids = [f"1.3.{number}" for number in range(1, 40)]
+    items = JobItem.objects.filter(destination=pacs)
+    leased = JobItem.objects.filter(state=ItemState.LEASED)
+    return {
+        "undecided marks": (RoutingMark.objects.undecided().oldest_first()[:1000], ""),
+        "is anything due": (items.due(now).order_by()[:1], "item_"),
+        "the oldest due item": (items.due(now).oldest_first()[:1], "item_"),
+        "the claim": (items.due(now).filter(lost=0).oldest_first()[:100], "item_"),
+        "expired leases": (
+            JobItem.objects.expired(now).order_by("lease_until")[:500],
+            "item_leased",
+        ),
+        "who holds leases": (leased.order_by().values("owner").distinct(), ""),
+        "what waits to be woken": (
+            items.filter(state=ItemState.WAITING, due_at__gt=now),
+            "",
+        ),
+        "current objects by UID": (
+            Instance.objects.current().filter(sop_instance_uid__in=uids),
+            "",
+        ),
+        "all objects by UID": (
+            Instance.objects.kept().filter(sop_instance_uid__in=uids).order_by("id"),
+            "",
+        ),
+        "newest studies": (Study.objects.visible().newest_first()[:50], "study_newest"),
+        "a study by accession number": (Study.objects.filter(accession_number="A77"), "accession"),
+        "studies of a patient": (Study.objects.filter(patient_id="P77"), "patient_id"),
+        "studies of a patient, newest first": (
+            Study.objects.visible().filter(patient_id="P77").newest_first()[:50],
+            "patient_id",
+        ),
+        "receipts by id": (Receipt.objects.filter(uid__in=[f"r{i}" for i in range(40)]), "uid"),
+        "items of an object": (JobItem.objects.filter(instance_id=BASE + 7), "instance_id"),
+    }
+
+
+def _objection(query: Explained, index: str) -> str:
+    """Return the plan where it reads a whole table or misses the index."""
+    plan = query.explain()
+    reads_all = [name for name in WHOLE_TABLE.findall(plan) if name.startswith("router_")]
+    return plan if reads_all or index not in plan else ""
+
+
+def test_hot_queries_use_an_index(pacs: Destination) -> None:
+    found = {name: _objection(*query) for name, query in _queries(pacs).items()}
+    assert {name: plan for name, plan in found.items() if plan} == {}
+
+
+def test_a_plan_that_reads_a_whole_table_is_noticed(pacs: Destination) -> None:
+    assert _objection(Study.objects.filter(study_description="x"), "")

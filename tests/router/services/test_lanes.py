@@ -1,0 +1,148 @@
+"""Lanes: whether they run, how wide, and what failure and success do to them."""
+
+from datetime import timedelta
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from router.destinations.base import Lane as Trouble
+from router.destinations.base import Result
+from router.destinations.outcomes import Outcome
+from router.models import Destination, ItemState, JobItem, Lane, LaneState
+from router.services import clock, lanes
+from tests import factories
+
+MINUTE = timedelta(minutes=1)
+
+pytestmark = pytest.mark.django_db
+
+
+def _destination(**lane: object) -> Destination:
+    usual = {"host": "127.0.0.1", "port": 1, "ae_title": "X", "associations": 3}
+    return factories.destination(settings=usual | {"retry": ["60s", "10m"]}, lane=lane)
+
+
+def _failed(trouble: Trouble) -> list[Result]:
+    return [Result(1, Outcome.NOT_SENT, "No answer.", lane=trouble)]
+
+
+@pytest.mark.parametrize(("tries", "pause"), [(0, 30), (1, 30), (2, 60), (3, 300), (99, 300)])
+def test_the_last_pause_lasts_for_ever_and_jitters_by_a_tenth(tries: int, pause: int) -> None:
+    seen = {lanes.retry_delay(tries, [30, 60, 300]).total_seconds() for _ in range(50)}
+    assert min(seen) >= pause * 0.9
+    assert max(seen) <= pause * 1.1
+    assert len(seen) > 10
+
+
+@pytest.mark.parametrize(("workers", "wanted", "slots"), [(8, 3, 3), (4, 3, 2), (2, 3, 1)])
+def test_a_lane_is_as_wide_as_its_limit_and_half_of_the_workers(
+    workers: int, wanted: int, slots: int, settings: Settings
+) -> None:
+    settings.WORKERS = workers
+    row = _destination()
+    assert row.version is not None
+    assert row.version.settings["associations"] == wanted
+    assert lanes.slots(row) == slots
+
+
+@pytest.mark.parametrize(
+    ("state", "resumes", "runs"),
+    [
+        (LaneState.OPEN, None, True),
+        (LaneState.BACKOFF, -MINUTE, True),
+        (LaneState.BACKOFF, MINUTE, False),
+        (LaneState.STOPPED, None, False),
+        (LaneState.STOPPED, -MINUTE, False),
+        (LaneState.PAUSED, -MINUTE, False),
+    ],
+)
+def test_may_run(state: LaneState, resumes: timedelta | None, runs: bool) -> None:
+    resume_at = None if resumes is None else clock.now() + resumes
+    assert lanes.may_run(_destination(state=state, resume_at=resume_at)) is runs
+
+
+def test_backs_off_longer_with_each_failure() -> None:
+    row = _destination()
+    pauses = []
+    for _ in range(2):
+        row.refresh_from_db()
+        began = clock.now()
+        lanes.update(row, _failed("transport"), delivered=False)
+        lane = Lane.objects.get()
+        assert lane.state == LaneState.BACKOFF
+        assert lane.resume_at is not None
+        pauses.append((lane.resume_at - began) > 5 * MINUTE)
+        row = Destination.objects.get()
+    assert pauses == [False, True]
+    assert Lane.objects.get().failures == 2
+
+
+@pytest.mark.parametrize("trouble", ["transport", "configuration"])
+@pytest.mark.parametrize("state", [LaneState.PAUSED, LaneState.STOPPED])
+def test_a_failure_leaves_what_waits_for_a_person(state: LaneState, trouble: Trouble) -> None:
+    row = _destination(state=state, reason="by hand")
+    lanes.update(row, _failed(trouble), delivered=False)
+    lane = Lane.objects.get()
+    assert (lane.state, lane.reason) == (state, "by hand")
+
+
+@pytest.mark.parametrize(
+    ("state", "after"),
+    [
+        (LaneState.OPEN, LaneState.OPEN),
+        (LaneState.BACKOFF, LaneState.OPEN),
+        (LaneState.PAUSED, LaneState.PAUSED),
+        (LaneState.STOPPED, LaneState.STOPPED),
+    ],
+)
+def test_a_success_opens_only_what_backed_off(state: LaneState, after: LaneState) -> None:
+    row = _destination(state=state, failures=3)
+    lanes.update(row, [], delivered=True)
+    lane = Lane.objects.get()
+    assert lane.state == after
+    assert (lane.last_success_at is not None, lane.verified_endpoint) == (True, row.endpoint)
+
+
+def test_the_first_success_wakes_what_waits_for_this_destination_only() -> None:
+    row, other = _destination(state=LaneState.BACKOFF, failures=1), _destination()
+    later = clock.now() + 60 * MINUTE
+    mine, theirs = (
+        factories.item(factories.job(destination=one), state=ItemState.WAITING, due_at=later)
+        for one in (row, other)
+    )
+    lanes.update(row, [], delivered=True)
+    due = JobItem.objects.due(clock.now())
+    assert [item.pk for item in due] == [mine.pk]
+    theirs.refresh_from_db()
+    assert theirs.due_at == later
+
+
+def test_a_success_of_an_open_lane_leaves_each_item_its_own_pause() -> None:
+    row = _destination()
+    later = clock.now() + 60 * MINUTE
+    factories.item(factories.job(destination=row), state=ItemState.WAITING, due_at=later)
+    lanes.update(row, [], delivered=True)
+    assert not JobItem.objects.due(clock.now()).exists()
+
+
+def test_due_destinations_have_due_items_and_a_lane_that_runs() -> None:
+    past = clock.now() - MINUTE
+    rows = {
+        "due": _destination(),
+        "idle": _destination(),
+        "probe": _destination(state=LaneState.BACKOFF, resume_at=past),
+        "paused": _destination(state=LaneState.PAUSED),
+        "stopped": _destination(state=LaneState.STOPPED),
+        "disabled": _destination(),
+        "removed": _destination(),
+        "later": _destination(),
+    }
+    Destination.objects.filter(pk=rows["disabled"].pk).update(enabled=False)
+    Destination.objects.filter(pk=rows["removed"].pk).update(removed=True)
+    for name, row in rows.items():
+        if name == "later":
+            state, due_at = ItemState.WAITING, clock.now() + MINUTE
+        else:
+            state, due_at = ItemState.DELIVERED if name == "idle" else ItemState.PENDING, None
+        factories.item(factories.job(destination=row), state=state, due_at=due_at)
+    assert set(lanes.due_destinations()) == {rows["due"].pk, rows["probe"].pk}
