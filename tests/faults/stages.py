@@ -16,6 +16,7 @@ from tests.faults.wallclock import WallClock
 
 HOUR = 3600
 TIMES = {"+1 h": HOUR, "-1 h": -HOUR, "+400 d": 400 * 24 * HOUR}
+WITH_DEATH = " and a death"
 DISK = {
     "no space": surroundings.disk_full,
     "no inodes": surroundings.no_inodes,
@@ -171,7 +172,11 @@ def _database(stage: Stage, name: str, chance: random.Random) -> Outcome:
 
 def _clock(stage: Stage, name: str, chance: random.Random) -> Outcome:
     assert stage.clock is not None
-    return Outcome(surroundings.clock_steps(stage.site, stage.clock, TIMES[name], chance))
+    if name.endswith(WITH_DEATH):  # a lease that the clock's jump makes very long
+        crash.begin(stage.site, "deliver.after_send", chance)
+        crash.await_death(stage.site, "deliver.after_send")
+    seconds = TIMES[name.removesuffix(WITH_DEATH)]
+    return Outcome(surroundings.clock_steps(stage.site, stage.clock, seconds, chance))
 
 
 def _power(stage: Stage, _name: str, chance: random.Random) -> Outcome:
@@ -198,6 +203,6 @@ KINDS: dict[str, Kind] = {
     "disk": Kind(4, lambda _: ["no space", "no inodes"], no_watermark, _disk),
     "watermark": Kind(2, lambda _: ["watermark"], small_disk, _disk),
     "database": Kind(4, _database_names, plain, _database),
-    "clock": Kind(6, lambda _: list(TIMES), moved_clock, _clock),
+    "clock": Kind(8, lambda _: [*TIMES, f"-1 h{WITH_DEATH}"], moved_clock, _clock),
     "power": Kind(50, lambda _: ["cut"], loop_device, _power),
 }
