@@ -62,8 +62,8 @@ def canary() -> None:
 def sweep() -> None:
     """Ring for everything that is due: lost rings, retries, expired leases, quiet studies."""
     close_old_connections()
-    doorbell.answered("sweep")
     try:
+        doorbell.answered("sweep")
         _sweep()
     except OperationalError:
         log.warning("sweep.database_away")

@@ -1,0 +1,196 @@
+"""Tasks mean "look now": they answer their bell, do what is there, and may run twice."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django_q.models import OrmQ
+
+from router import doorbell, stopping, tasks
+from router.models import (
+    Bell,
+    Decision,
+    Heartbeat,
+    ItemState,
+    JobItem,
+    LaneState,
+    LedgerCheck,
+    QuietTimer,
+)
+from router.services import clock, indexing, routing
+from tests import factories
+from tests.intake import Site, image
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def _queued() -> set[str]:
+    return set(Bell.objects.filter(rung=True).values_list("key", flat=True))
+
+
+def _timer(site: Site) -> QuietTimer:
+    """A study that waits to be quiet under a rule; routed, not fired."""
+    factories.destination("pacs")
+    factories.rule("quiet", send=["pacs"], trigger="study", quiet_seconds=60)
+    indexing.index(site.take(image(1), image(2)))
+    tasks.route()
+    return QuietTimer.objects.get()
+
+
+def test_route_decides_for_everything_that_is_marked(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "BATCH", 2)
+    factories.rule(send=[factories.destination("pacs").name])
+    indexing.index(site.take(*(image(number, study=number) for number in range(1, 6))))
+    assert "route" in _queued()
+
+    tasks.route()
+
+    assert Decision.objects.count() == 5
+    assert JobItem.objects.count() == 5
+    assert _queued() == {f"deliver:{JobItem.objects.all()[0].destination_id}:0"}
+
+
+def test_route_again_has_nothing_to_do(site: Site) -> None:
+    indexing.index(site.take(image(1)))
+    tasks.route()
+
+    tasks.route()
+
+    assert Decision.objects.count() == 1
+
+
+def test_route_leaves_the_rest_to_the_next_ring_when_it_must_stop(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexing.index(site.take(image(1)))
+    flag = tmp_path / "stop"
+    monkeypatch.setenv(stopping.VARIABLE, str(flag))
+    stopping.request(flag)
+
+    tasks.route()
+
+    assert not Decision.objects.exists()
+    assert "route" in _queued()
+
+
+def test_fire_timers_fires_what_is_due(site: Site) -> None:
+    timer = _timer(site)
+    tasks.fire_timers()
+    assert QuietTimer.objects.get().fired_at is None
+
+    with clock.shifted(timedelta(seconds=61)):
+        tasks.fire_timers()
+        tasks.fire_timers()
+
+    timer.refresh_from_db()
+    assert timer.fired_at is not None
+    assert JobItem.objects.count() == 2
+
+
+def test_deliver_answers_its_own_bell(site: Site) -> None:
+    pacs = factories.destination()
+    doorbell.ring("deliver", pacs.pk, 0)
+    doorbell.ring("deliver", pacs.pk, 1)
+
+    tasks.deliver(pacs.pk, 0)
+
+    assert _queued() == {f"deliver:{pacs.pk}:1"}
+
+
+def test_deliver_to_a_destination_that_is_gone_is_nothing() -> None:
+    tasks.deliver(404, 0)
+
+    assert not JobItem.objects.exists()
+
+
+def test_canary_shows_that_a_worker_answers() -> None:
+    doorbell.ring("canary")
+
+    tasks.canary()
+
+    assert Heartbeat.objects.get().role == "worker"
+    assert _queued() == set()
+
+
+def test_reckon_keeps_one_result_a_night(site: Site) -> None:
+    indexing.index(site.take(image(1)))
+    tasks.reckon()
+    assert not LedgerCheck.objects.exists()  # nothing is old enough to be worth it
+
+    with clock.shifted(timedelta(hours=30)):
+        tasks.route()
+        tasks.reckon()
+        tasks.reckon()
+
+    assert LedgerCheck.objects.get().gaps_count == 0
+
+
+# --- the sweep -----------------------------------------------------------------------------------
+def test_sweep_rings_for_nothing_where_nothing_is_due() -> None:
+    factories.destination()
+    doorbell.ring("sweep")
+
+    tasks.sweep()
+
+    assert _queued() == set()
+
+
+def test_sweep_rings_anew_for_what_lost_its_ring(site: Site) -> None:
+    timer = _timer(site)
+    indexing.index(site.take(image(3, study=2)))
+    due = factories.item(state=ItemState.WAITING, due_at=clock.now())
+    doorbell.forget_all()
+
+    with clock.shifted(timedelta(seconds=61)):
+        tasks.sweep()
+
+    assert timer.fired_at is None
+    assert _queued() == {"route", "fire_timers", f"deliver:{due.destination_id}:0"}
+    assert OrmQ.objects.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("lane", "rings"),
+    [
+        ({"state": LaneState.OPEN}, True),
+        ({"state": LaneState.STOPPED}, False),
+        ({"state": LaneState.PAUSED}, False),
+        ({"state": LaneState.BACKOFF, "resume_at": timedelta(hours=1)}, False),
+        ({"state": LaneState.BACKOFF, "resume_at": timedelta(seconds=-1)}, True),
+    ],
+)
+def test_sweep_rings_only_for_a_lane_that_runs(lane: dict[str, Any], rings: bool) -> None:
+    if "resume_at" in lane:
+        lane = lane | {"resume_at": clock.now() + lane["resume_at"]}
+    pacs = factories.destination(lane=lane)
+    factories.item(factories.job(destination=pacs))
+
+    tasks.sweep()
+
+    assert bool(_queued()) == rings
+
+
+def test_sweep_takes_back_what_a_lost_worker_held() -> None:
+    past = clock.now() - timedelta(seconds=1)
+    item = factories.item(state=ItemState.LEASED, owner="gone", lease_until=past, fence=1)
+
+    tasks.sweep()
+
+    item.refresh_from_db()
+    assert (item.state, item.lost) == (ItemState.PENDING, 1)
+    assert _queued() == {f"deliver:{item.destination_id}:0"}
+
+
+def test_sweep_outlives_a_database_that_is_away() -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("the database is away")
+
+    with connection.execute_wrapper(away):
+        tasks.sweep()
+
+    tasks.sweep()
+    assert _queued() == set()
