@@ -7,6 +7,7 @@ process that was started is ended, whatever happens.
 import argparse
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def _run(bench: Bench, options: argparse.Namespace) -> None:
         print(name, flush=True)
         try:
             step(bench)
-        except (processes.BenchError, OSError) as error:
+        except (processes.BenchError, OSError, subprocess.SubprocessError) as error:
             bench.problems.append(f"{name}: {error}")
             print(f"    FAILED: {error}", flush=True)
 

@@ -15,7 +15,6 @@ from bench.product import Product
 from bench.sender import send, storescu
 from bench.sink import Sink
 
-SHIPPED_SHARE = 0.4
 STUDIES = 10
 SECONDS = 1200.0
 
@@ -34,11 +33,10 @@ def run_as_shipped(bench: Bench) -> None:
     if not bench.installed("storescp"):
         return
     sent = bench.objects("ct")
-    few = Objects("ct", sent.files[: max(4, round(len(sent.files) * SHIPPED_SHARE))], 0)
     print("  forward ct to a peer as shipped, 1 association", flush=True)
     for name in bench.interleaved(["ours", *bench.installed("dcmsend", "Orthanc")]):
         with Storescp(bench.place("shipped"), as_shipped=True) as peer:
-            _forward(bench, name, peer.port, few, "forward shipped", as_shipped=True)
+            _forward(bench, name, peer.port, sent, "forward shipped", as_shipped=True)
 
 
 def run_fan_out(bench: Bench) -> None:
@@ -52,14 +50,16 @@ def run_fan_out(bench: Bench) -> None:
 def run_latency(bench: Bench) -> None:
     """Measure from the last byte in to the last byte out, study after study."""
     print("  last byte in → last byte out, 200-image studies", flush=True)
-    studies = max(2, round(STUDIES * min(1.0, bench.scale * 2)))
+    studies = -(-max(2, round(STUDIES * min(1.0, bench.scale * 2))) // bench.rounds)
+    seconds: dict[str, list[float]] = {}
     with Sink(bench.folder, name="latency") as sink:
-        for name in ["ours", *bench.installed("Orthanc")]:
-            seconds = _latencies(bench, name, sink, studies * max(1, bench.rounds // 3))
-            for one in seconds:
+        for name in bench.interleaved(["ours", *bench.installed("Orthanc")]):
+            for one in _latencies(bench, name, sink, studies):
+                seconds.setdefault(name, []).append(one)
                 bench.note("latency", name, one)
-            bench.note("latency p95", name, percentile(seconds, 95), studies=len(seconds))
-            bench.note("latency p50", name, statistics.median(seconds))
+    for name, values in seconds.items():
+        bench.note("latency p95", name, percentile(values, 95), studies=len(values))
+        bench.note("latency p50", name, statistics.median(values))
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -11,7 +11,6 @@ from bench.sender import Report, send, storescu
 
 WORKLOADS = (("ct", 1), ("ct", 4), ("small", 1), ("small", 4), ("big", 1))
 WARM_UP = 8
-SHIPPED_SHARE = 0.4
 STARTER = "up"
 """The process that starts the others: it handles no object; its peak is one hashed password."""
 
@@ -27,18 +26,16 @@ def run(bench: Bench) -> None:
 def run_as_shipped(bench: Bench) -> None:
     """Measure `ct` with DCMTK's storescu as the sender, nobody's socket tuned."""
     sent = bench.objects("ct")
-    count = max(4, round(len(sent.files) * SHIPPED_SHARE))
-    few = objects.Objects("ct", sent.files[:count], 0)
     print("  receive ct as shipped, 1 association", flush=True)
     for name in bench.interleaved(["ours", *bench.installed("Orthanc", "storescp")]):
         folder = bench.place("files")
-        objects.write_run(few, folder, bench.next_run())
+        objects.write_run(sent, folder, bench.next_run())
         with _shipped(bench, name) as receiver:
             machine.settle()
             seconds, code = storescu("storescu", receiver.port, receiver.called, folder)
         if code:
             raise BenchError(f"storescu ended with {code}")
-        bench.note("receive shipped", name, count / seconds, seconds=seconds)
+        bench.note("receive shipped", name, len(sent.files) / seconds, seconds=seconds)
 
 
 def _shipped(bench: Bench, name: str) -> Receiver:
