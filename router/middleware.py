@@ -16,12 +16,16 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 PROGRAM_PREFIXES = ("/dicom-web", "/api/", "/metrics", "/wado")
 
 
-def _trusted(address: str) -> bool:
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        parsed = ipaddress.ip_address(address)
+        return ipaddress.ip_address(address)
     except ValueError:
-        return False
-    return any(parsed in network for network in settings.TRUSTED_PROXIES)
+        return None
+
+
+def _trusted(address: str) -> bool:
+    parsed = _parsed(address)
+    return parsed is not None and any(parsed in network for network in settings.TRUSTED_PROXIES)
 
 
 def address_of(request: HttpRequest) -> str:
@@ -36,6 +40,8 @@ def client_address(get_response: GetResponse) -> GetResponse:
         if _trusted(request.META.get("REMOTE_ADDR", "")):
             hops = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
             for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
+                if _parsed(hop) is None:
+                    break  # no address: what lies behind it cannot be believed either
                 request.META["REMOTE_ADDR"] = hop
                 if not _trusted(hop):
                     break
