@@ -80,6 +80,8 @@ def main() -> int:
 
 
 def _end(number: int, _frame: object) -> None:
+    for again in (signal.SIGTERM, signal.SIGINT):  # putting away must not be broken off
+        signal.signal(again, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
