@@ -159,7 +159,8 @@ class Reader:
         self._idle_seconds = idle_seconds
         self._is_stopping = is_stopping
         # Mapped, not allocated: it goes back to the system with its association.
-        self._view = memoryview(mmap.mmap(-1, buffer))
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._view = memoryview(mmap.mmap(-1, buffer, flags=flags))
         self._reads_ahead = reads_ahead
         self._start = 0
         self._end = 0

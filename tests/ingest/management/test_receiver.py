@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.ingest.certificates import authority, signed
 from tests.receivers import make_object
-from tests.senders import send_raw
+from tests.senders import RawAssociation, send_raw
 
 ROOT = Path(__file__).parents[3]
 
@@ -85,3 +87,34 @@ def test_a_port_in_use_is_said(
     second = manage(environment, "receiver")
     assert second.returncode == 1
     assert "The DICOM port cannot be opened" in second.stderr
+
+
+def test_serves_tls_beside_it(environment: dict[str, str], tmp_path: Path) -> None:
+    """The same processes, a second port; a file that is missing is said at once."""
+    ca = authority(tmp_path)
+    ours = signed(tmp_path, "ours", ca)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    secured = {**environment, "ROUTER_DIMSE_TLS_PORT": str(port)}
+    secured |= {"ROUTER_DIMSE_TLS_CERT": str(ours.certificate), "ROUTER_DIMSE_TLS_KEY": "none.key"}
+    refused = manage(secured, "receiver")
+    assert refused.returncode == 1
+    assert "cannot be opened" in refused.stderr
+    secured |= {"ROUTER_DIMSE_TLS_KEY": str(ours.key)}
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "receiver"],
+        cwd=ROOT,
+        env=secured,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("receiver ready"))
+        assert f"127.0.0.1:{port} (TLS)" in line
+        context = ssl.create_default_context(cafile=ca.certificate)
+        thing = make_object(77)
+        contexts = [(thing.sop_class_uid, [thing.transfer_syntax])]
+        with RawAssociation("127.0.0.1", port, contexts=contexts, tls=context) as assoc:
+            assert assoc.store(thing)[0] == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
