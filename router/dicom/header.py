@@ -7,14 +7,13 @@ changes nothing, and never raises for the text that a value holds.
 import re
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from typing import BinaryIO, Final, NamedTuple
 
-from pydicom.datadict import DicomDictionary, dictionary_VR, private_dictionary_VR
+from pydicom.datadict import DicomDictionary
 
 from router.dicom import text as charset
-from router.dicom import uids
+from router.dicom import uids, vr_lookup
 from router.dicom.errors import DeflateBomb, MalformedDataSet, TruncatedDataSet
 from router.dicom.limits import Limits
 from router.dicom.walk import SEQUENCE, Raw, Walk
@@ -216,7 +215,7 @@ class Header:
             return written
         if tag >> 16 & 1:
             return self._private_vr(tag)
-        known = _dictionary_vr(tag)
+        known = vr_lookup.public(tag)
         if known == "US or SS":
             signed = self.field(_PIXEL_REPRESENTATION).values
             return "SS" if signed == ("1",) else "US"
@@ -226,7 +225,7 @@ class Header:
         if tag & 0xFFFF < 0x1000:
             return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
         creator = self.text(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
-        return _private_dictionary_vr(tag, creator) if creator else "UN"
+        return vr_lookup.private(tag, creator) if creator else "UN"
 
     def _little(self, raw: Raw) -> bool:
         return True if raw.vr == b"UN" else self.little
@@ -393,21 +392,3 @@ def _numbers(vr: str, value: bytes, *, little: bool) -> Field:
     if vr == "AT":
         return Field(tuple(f"({group:04X},{element:04X})" for group, element in rows), vr, "")
     return Field(tuple(str(row[0]) for row in rows), vr, "")
-
-
-@lru_cache(maxsize=4096)
-def _dictionary_vr(tag: int) -> str:
-    if tag & 0xFFFF == 0:
-        return "UL"
-    try:
-        return str(dictionary_VR(tag))
-    except KeyError:
-        return "UN"
-
-
-@lru_cache(maxsize=4096)
-def _private_dictionary_vr(tag: int, creator: str) -> str:
-    try:
-        return str(private_dictionary_VR(tag, creator))
-    except KeyError:
-        return "UN"

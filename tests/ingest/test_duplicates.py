@@ -12,7 +12,7 @@ from router.models import InstanceState
 from router.services import archive
 from tests import factories
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)  # a look-up may open a new connection
 
 
 @pytest.mark.parametrize(
