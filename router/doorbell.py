@@ -5,7 +5,6 @@ its task has begun; a lost ring is harmless, since the sweep rings anew what sta
 """
 
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from django.db import transaction
 from django.db.models import Q
@@ -29,7 +28,8 @@ def ring(task: str, *ids: int) -> None:
     rings again.
     """
     inside = transaction.get_connection().in_atomic_block
-    transaction.on_commit(partial(_ring, task, ids), robust=inside)
+    # Not a partial: Django names the function when it logs its failure, and a partial has no name.
+    transaction.on_commit(lambda: _ring(task, ids), robust=inside)
 
 
 def answered(task: str, *ids: int) -> None:

@@ -11,12 +11,15 @@ import os
 import secrets
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+
+from router import durable
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
@@ -56,16 +59,24 @@ def _secret(name: str, file_name: str, length: int) -> tuple[str, bool]:
         return given, False
     path = DATA_DIR / "keys" / file_name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(length))
+        _make_secret(path, secrets.token_urlsafe(length))
     return path.read_text().strip(), True
+
+
+def _make_secret(path: Path, value: str) -> None:
+    """Write a secret that a power cut leaves whole; of two processes the first one's stands."""
+    durable.make_folder(path.parent)
+    path.parent.chmod(0o700)
+    draft = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+    durable.write(draft, value)
+    with suppress(FileExistsError):
+        path.hardlink_to(draft)
+    draft.unlink()
+    durable.sync_folder(path.parent)
 
 
 def _watermark(name: str, percent: int, most: int) -> int:
     """Return a free-space watermark in bytes: given as bytes or ``N%``, else the default."""
-    DATA_DIR.mkdir(parents=True, exist_ok=True)
     total = shutil.disk_usage(DATA_DIR).total
     text = env.str(name, default="").strip()
     if not text:
@@ -86,7 +97,7 @@ PRODUCTION = ENVIRONMENT == "production"
 DEBUG = False
 
 DATA_DIR = _path(env.str("ROUTER_DATA_DIR", default="./data"))
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+durable.make_folder(DATA_DIR)
 SPOOL_DIR = DATA_DIR / "spool"
 
 SECRET_KEY, SECRET_KEY_GENERATED = _secret("ROUTER_SECRET_KEY", "secret_key", 64)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import transaction
+from django.test import override_settings
 from django_q.models import OrmQ
 
 from router import doorbell
@@ -93,3 +94,12 @@ def test_forgets_what_a_dead_cluster_left() -> None:
     assert _queued() == []
     doorbell.ring("route")
     assert _queued() == [("router.tasks.route", ())]
+
+
+@override_settings(SECRET_KEY="")  # nothing can be signed, so nothing can be queued
+def test_what_was_written_stands_when_its_ring_fails() -> None:
+    with transaction.atomic():
+        Bell.objects.create(key="other", rung=False, rung_at=datetime.now(UTC))
+        doorbell.ring("route")
+    assert list(Bell.objects.values_list("key", flat=True)) == ["other"]
+    assert _queued() == []
