@@ -84,7 +84,8 @@ class FileStorage:
         sources: set[Path] = set()
         for path, key in moves:
             target = self.root / key
-            durable.make_folder(target.parent)
+            if target.parent not in targets:
+                durable.make_folder(target.parent)
             self._move(path, target)
             targets.add(target.parent)
             sources.add(path.parent)

@@ -1,86 +1,84 @@
-"""The watchdog: a cluster that died or went deaf is replaced; one that is only busy is not."""
+"""``manage.py worker``: a cluster that answers, comes back when killed, and ends when told."""
 
+import os
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from router.management.commands import worker
-from router.models import ItemState, LaneSlot
-from router.services import clock
-from tests import factories
-from tests.product import Product, wait_until
+ROOT = Path(__file__).resolve().parents[3]
+WAIT = 60.0
 
-SECOND = timedelta(seconds=1)
+
+class Worker:
+    """The command on a database and a data directory of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._database = folder / "router.sqlite3"
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("ROUTER_", "DATABASE_"))},
+            "ROUTER_DATA_DIR": str(folder),
+            "ROUTER_WORKERS": "2",
+        }
+        self._manage("migrate", "--verbosity", "0")
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "worker"],
+            cwd=ROOT,
+            env=self._environment,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def _manage(self, *arguments: str) -> None:
+        command = [sys.executable, "manage.py", *arguments]
+        subprocess.run(command, cwd=ROOT, env=self._environment, check=True, timeout=120)
+
+    def beats(self) -> list[str]:
+        """Return when a worker answered last."""
+        with sqlite3.connect(self._database, timeout=30) as database:
+            rows = database.execute("SELECT at FROM router_heartbeat WHERE role = 'worker'")
+            return [at for (at,) in rows]
+
+    def cluster(self) -> list[psutil.Process]:
+        """Return the processes of the cluster, the first of them first."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
 
 
 @pytest.fixture
-def watchdog(tmp_path: Path) -> Iterator[worker.Watchdog]:
-    """Return a watchdog whose cluster was started two minutes ago; signals are as before after."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    found = worker.Watchdog(tmp_path / "stop")
-    found._started = time.monotonic() - 120
-    yield found
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    started = Worker(tmp_path)
+    yield started
+    for process in started.cluster():
+        process.kill()
+    started.process.kill()
+    started.process.wait()
 
 
-def _lease(seconds: int) -> None:
-    until = clock.now() + seconds * SECOND
-    item = factories.item(state=ItemState.LEASED, owner="w", lease_until=until)
-    LaneSlot.objects.create(destination=item.destination, number=0, owner="w", lease_until=until)
+def _wait_for(question: Callable[[], object]) -> None:
+    limit = time.monotonic() + WAIT
+    while not question():
+        assert time.monotonic() < limit, "it did not come to pass"
+        time.sleep(0.1)
 
 
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    ("silent_for", "lease", "deaf"),
-    [
-        (10, None, False),
-        (80, None, False),
-        (100, None, True),
-        (None, None, True),  # never answered at all
-        (100, 20, False),  # busy: its lease advances
-        (100, -1, True),
-    ],
-)
-def test_is_deaf_when_nobody_answers_and_no_lease_advances(
-    watchdog: worker.Watchdog, silent_for: int | None, lease: int | None, *, deaf: bool
-) -> None:
-    if silent_for is not None:
-        factories.heartbeat("worker", at=clock.now() - silent_for * SECOND)
-    if lease is not None:
-        _lease(lease)
-    assert watchdog._is_deaf() is deaf
+@pytest.mark.timeout(240)
+def test_answers_comes_back_after_a_kill_and_ends_when_told(worker: Worker) -> None:
+    _wait_for(worker.beats)
 
+    first, last_beat = worker.cluster()[0], worker.beats()
+    os.killpg(first.pid, signal.SIGKILL)
+    _wait_for(lambda: worker.beats() > last_beat)
+    assert worker.cluster()[0].pid != first.pid
 
-@pytest.mark.django_db
-def test_a_cluster_that_has_just_begun_is_not_deaf(watchdog: worker.Watchdog) -> None:
-    watchdog._started += 60
-    assert not watchdog._is_deaf()
-
-
-@pytest.mark.database
-def test_a_dead_cluster_is_replaced_and_a_stop_leaves_nothing_behind(tmp_path: Path) -> None:
-    with Product(tmp_path) as product:
-        wait_until(lambda: _clusters(product), seconds=60, what="a cluster")
-        (first,) = _clusters(product)
-        first.kill()
-        wait_until(lambda: _others(product, first.pid), seconds=60, what="another cluster")
-        seen = product.processes("worker")
-        assert product.stop() == 0
-        assert [process for process in seen if process.is_running()] == []
-
-
-def _clusters(product: Product) -> list[psutil.Process]:
-    """Return the leaders of the clusters that run."""
-    found = product.processes("worker", "--cluster")
-    pids = {process.pid for process in found}
-    return [process for process in found if process.ppid() not in pids]
-
-
-def _others(product: Product, pid: int) -> list[psutil.Process]:
-    return [process for process in _clusters(product) if process.pid != pid]
+    cluster = worker.cluster()
+    worker.process.terminate()
+    assert worker.process.wait(30) == 0
+    assert not any(process.is_running() for process in cluster)
