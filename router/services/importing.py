@@ -16,7 +16,7 @@ from router.dicom.header import read_header
 from router.dicom.part10 import FileMeta
 from router.dicom.uids import valid_uid
 from router.models import Instance
-from router.services import archive, audit, indexer
+from router.services import archive, associations, audit, indexer
 from router.services.actors import Actor
 from router.spool import AssociationFacts, Counts, Inbox, Spooled, SpoolFull
 
@@ -101,7 +101,7 @@ def run(
 
 def _finish(inbox: Inbox, facts: AssociationFacts, report: ImportReport, actor: Actor) -> None:
     inbox.closed(datetime.now(UTC), "imported", Counts(objects=report.stored))
-    indexer.end_association(indexer.Closed(facts, "imported", datetime.now(UTC), 0))
+    associations.end_association(associations.Closed(facts, "imported", datetime.now(UTC), 0))
     inbox.remove_if_empty()
     audit.record(
         "import",

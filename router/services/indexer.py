@@ -7,30 +7,18 @@ the database is back it reads its inboxes anew. Inboxes of dead processes are ad
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from django.db import DatabaseError, IntegrityError, close_old_connections, connection, transaction
-from django.db.models import F
 from django.db.utils import InterfaceError, OperationalError
 
-from router.models import (
-    Association,
-    AuditEvent,
-    AuditOutcome,
-    CounterKind,
-    Receipt,
-    ReceiptOutcome,
-)
-from router.rejections import Rejected, RejectionJournal
-from router.services import audit, heartbeats, indexing
-from router.services.actors import Actor, ActorKind
-from router.services.counters import Tally
+from router.rejections import RejectionJournal
+from router.services import associations, heartbeats, indexing
+from router.services.associations import Closed, DiskChanged, Opened, Refusal
 from router.spool import AssociationFacts, Counts, Inbox, Spool, Spooled
 
 log = logging.getLogger(__name__)
@@ -42,46 +30,6 @@ MEMORY_LIMIT = 2000
 HEARTBEAT_SECONDS = 5.0
 ADOPT_SECONDS = 10.0
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A store that was answered with a failure; its bytes are gone."""
-
-    association: AssociationFacts
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax: str
-    status: int
-    reason: str
-    size: int
-    at: datetime
-    receipt_id: str = field(default_factory=lambda: os.urandom(16).hex())
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An association was accepted."""
-
-    association: AssociationFacts
-
-
-@dataclass(frozen=True)
-class Closed:
-    """An association ended."""
-
-    association: AssociationFacts
-    reason: str
-    at: datetime
-    refused: int
-
-
-@dataclass(frozen=True)
-class DiskChanged:
-    """Intake became ``open``, ``slow`` or ``refusing`` as the spool's volume filled or emptied."""
-
-    state: str
-    free: int
 
 
 Event = Spooled | Refusal | Opened | Closed | DiskChanged
@@ -205,19 +153,19 @@ class Indexer:
     def _handle(self, batch: Sequence[Event]) -> None:
         self._open([e for e in batch if isinstance(e, Opened)])
         index_all([e for e in batch if isinstance(e, Spooled)])
-        record_refusals([e for e in batch if isinstance(e, Refusal)])
+        associations.record_refusals([e for e in batch if isinstance(e, Refusal)])
         self._close([e for e in batch if isinstance(e, Closed)])
         for event in batch:
             if isinstance(event, DiskChanged):
-                record_disk_state(event)
+                associations.record_disk_state(event)
 
     def _open(self, opened: Sequence[Opened]) -> None:
         if opened:
-            indexing.ensure_associations(event.association for event in opened)
+            associations.ensure_associations(event.association for event in opened)
 
     def _close(self, closed: Sequence[Closed]) -> None:
         for event in closed:
-            end_association(event)
+            associations.end_association(event)
             self._finished.add(event.association.id)
 
     def _remove_finished(self) -> None:
@@ -251,7 +199,7 @@ class Indexer:
             return
         with self._rejections.take() as rejections, transaction.atomic():
             for item in rejections:
-                record_rejection(item)
+                associations.record_rejection(item)
 
     def _adopt(self) -> None:
         """Take in what dead processes left.
@@ -277,7 +225,7 @@ class Indexer:
         reason = end.reason if end else "lost: the receiver ended"
         refused = end.refused if end else 0
         at = end.ended_at if end else datetime.now(UTC)
-        end_association(Closed(inbox.facts, reason, at, refused))
+        associations.end_association(Closed(inbox.facts, reason, at, refused))
         inbox.remove_if_empty()
 
     def _reread(self) -> None:
@@ -340,104 +288,3 @@ def _persistently(spooled: Sequence[Spooled]) -> int:
 def _met_another(error: OperationalError) -> bool:
     """Tell whether PostgreSQL ended one of two transactions that waited for each other."""
     return getattr(error.__cause__, "sqlstate", None) in {"40P01", "40001"}
-
-
-@transaction.atomic
-def record_refusals(refusals: Sequence[Refusal]) -> None:
-    """Write a receipt for each refused store, outside the balance; once, if called again."""
-    ids = [event.receipt_id for event in refusals]
-    done = set(Receipt.objects.filter(uid__in=ids).values_list("uid", flat=True)) if ids else set()
-    refusals = [event for event in refusals if event.receipt_id not in done]
-    if not refusals:
-        return
-    rows = indexing.ensure_associations(event.association for event in refusals)
-    tally = Tally()
-    for event in refusals:
-        tally.add(
-            event.at,
-            CounterKind.REFUSED,
-            size=event.size,
-            source=event.association.source or "",
-        )
-        Association.objects.filter(pk=rows[event.association.id].pk).update(
-            refused_count=F("refused_count") + 1
-        )
-    Receipt.objects.bulk_create(_refused_receipt(event, rows) for event in refusals)
-    tally.write()
-
-
-def _refused_receipt(event: Refusal, rows: dict[str, Association]) -> Receipt:
-    return Receipt(
-        uid=event.receipt_id,
-        association=rows[event.association.id],
-        outcome=ReceiptOutcome.REFUSED,
-        reason=_clean(event.reason, 200),
-        status=event.status,
-        sop_class_uid=_clean(event.sop_class_uid, 64),
-        sop_instance_uid=_clean(event.sop_instance_uid, 64),
-        study_instance_uid="",
-        series_instance_uid="",
-        transfer_syntax_uid=_clean(event.transfer_syntax, 64),
-        sha256="",
-        size=event.size,
-        received_at=event.at,
-    )
-
-
-def _clean(text: str, limit: int) -> str:
-    return text.replace("\x00", "")[:limit]
-
-
-@transaction.atomic
-def end_association(event: Closed) -> None:
-    """Write how an association ended, once, with its audit event."""
-    facts = event.association
-    row = indexing.ensure_associations([facts])[facts.id]
-    ended = Association.objects.filter(pk=row.pk, ended_at=None).update(
-        ended_at=event.at, end_reason=_clean(event.reason, 200)
-    )
-    row.refresh_from_db()
-    if not ended or not (row.objects_count or row.refused_count):
-        return
-    audit.record(
-        "instances.received",
-        actor=Actor(_clean(facts.calling_ae, 16), ActorKind.PEER, facts.remote_host),
-        code="instances.transferred",
-        outcome=AuditOutcome.MINOR_FAILURE if row.refused_count else AuditOutcome.SUCCESS,
-        target=f"association {facts.id}",
-        details={
-            "objects": row.objects_count,
-            "refused": row.refused_count,
-            "bytes": row.bytes,
-            "end": _clean(event.reason, 200),
-            "source": facts.source or "",
-        },
-    )
-
-
-@transaction.atomic
-def record_disk_state(event: DiskChanged) -> None:
-    """Audit a change of intake, once however many processes saw it."""
-    last = AuditEvent.objects.filter(event="intake.disk").order_by("-pk").first()
-    if (last.target if last else "intake open") == f"intake {event.state}":
-        return
-    audit.record(
-        "intake.disk",
-        actor=Actor("receiver", ActorKind.SYSTEM),
-        code="security",
-        outcome=AuditOutcome.SUCCESS if event.state == "open" else AuditOutcome.SERIOUS_FAILURE,
-        target=f"intake {event.state}",
-        details={"free": event.free},
-    )
-
-
-def record_rejection(item: Rejected) -> None:
-    """Audit rejected associations (PS3.15 A.5: node authentication failure)."""
-    audit.record(
-        "association.rejected",
-        actor=Actor(_clean(item.calling_ae, 16), ActorKind.PEER, item.address),
-        code="security",
-        outcome=AuditOutcome.MINOR_FAILURE,
-        target=f"called AE {_clean(item.called_ae, 16)}",
-        details={"reason": item.reason, "count": item.count},
-    )

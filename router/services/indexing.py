@@ -31,10 +31,11 @@ from router.models import (
     Study,
 )
 from router.services import clock, hierarchy
+from router.services.associations import ensure_associations
 from router.services.counters import Tally
 from router.services.header_text import whole_number
 from router.services.hierarchy import Growth, Place
-from router.spool import AssociationFacts, Spooled
+from router.spool import Spooled
 
 log = logging.getLogger(__name__)
 
@@ -111,36 +112,6 @@ def index(spooled: Sequence[Spooled], *, apart: str = "") -> int:
     _move(batch.entries, done)
     crashpoints.reach("index.after_moves")
     return len(fresh)
-
-
-def ensure_associations(facts: Iterable[AssociationFacts]) -> dict[str, Association]:
-    """Return the rows of associations by our id, made where they are missing."""
-    wanted = {item.id: item for item in facts}
-    found = {row.uid: row for row in Association.objects.filter(uid__in=wanted)}
-    missing = [item for uid, item in wanted.items() if uid not in found]
-    if missing:
-        rows = [_association(item) for item in missing]
-        Association.objects.bulk_create(rows, ignore_conflicts=True)
-        uids = [item.id for item in missing]
-        found |= {row.uid: row for row in Association.objects.filter(uid__in=uids)}
-    return found
-
-
-def _association(facts: AssociationFacts) -> Association:
-    return Association(
-        uid=facts.id,
-        origin=facts.origin,
-        calling_ae=facts.calling_ae.replace("\x00", "")[:16],
-        called_ae=facts.called_ae.replace("\x00", "")[:16],
-        remote_host=facts.remote_host[:64],
-        remote_port=facts.remote_port or None,
-        source=(facts.source or "")[:64],
-        secure=facts.secure,
-        user=(facts.user or "")[:150],
-        started_at=facts.started_at,
-        seen_at=facts.started_at,
-        end_reason="",
-    )
 
 
 def _entry(item: Spooled) -> Entry:

@@ -27,8 +27,9 @@ from router.models import (
     Study,
 )
 from router.rejections import RejectionJournal
-from router.services import archive, indexer, reckoning
-from router.services.indexer import Closed, DiskChanged, Indexer, Refusal
+from router.services import archive, associations, indexer, reckoning
+from router.services.associations import Closed, DiskChanged, Refusal
+from router.services.indexer import Indexer
 from router.spool import AssociationFacts, Counts
 from tests.intake import Site, image, make_facts
 from tests.receivers import CT, EXPLICIT_LITTLE
@@ -116,17 +117,17 @@ def test_an_association_that_stored_nothing_is_no_audit_event(site: Site) -> Non
 
 def test_an_association_ends_once(site: Site) -> None:
     facts = make_facts()
-    indexer.record_refusals([_refusal(facts)])
+    associations.record_refusals([_refusal(facts)])
     for reason in ("aborted", "released"):
-        indexer.end_association(Closed(facts, reason, datetime.now(UTC), 1))
+        associations.end_association(Closed(facts, reason, datetime.now(UTC), 1))
     assert Association.objects.get().end_reason == "aborted"
     assert AuditEvent.objects.count() == 1
 
 
 def test_a_nul_in_names_does_not_stop_the_end(site: Site) -> None:
     facts = make_facts(calling_ae="C\0T", remote_host="127.0.0.1")
-    indexer.record_refusals([_refusal(facts)])
-    indexer.end_association(Closed(facts, "aborted\0", datetime.now(UTC), 1))
+    associations.record_refusals([_refusal(facts)])
+    associations.end_association(Closed(facts, "aborted\0", datetime.now(UTC), 1))
     assert Association.objects.get().ended_at is not None
 
 
@@ -317,7 +318,7 @@ def test_stops_while_the_database_is_away_and_keeps_the_inbox(
 # --- what else it notes ---------------------------------------------------------------------------
 def test_a_change_of_the_disk_is_audited_once(site: Site) -> None:
     for state in ("open", "slow", "slow", "refusing", "open", "open"):
-        indexer.record_disk_state(DiskChanged(state, 7))
+        associations.record_disk_state(DiskChanged(state, 7))
     events = AuditEvent.objects.filter(event="intake.disk").order_by("pk")
     assert list(events.values_list("target", flat=True)) == [
         "intake slow",

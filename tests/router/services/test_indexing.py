@@ -26,7 +26,7 @@ from router.models import (
     Series,
     Study,
 )
-from router.services import archive, indexer, indexing, reckoning
+from router.services import archive, associations, indexer, indexing, reckoning
 from router.spool import Spooled
 from tests import corpus, senders
 from tests.intake import ROOT, Site, image
@@ -336,7 +336,7 @@ def test_what_inflates_beyond_the_limits_is_quarantined_with_the_reason(site: Si
 
 def test_a_change_of_intake_is_audited_once_however_many_saw_it(site: Site) -> None:
     for state in ("slow", "slow", "refusing", "refusing", "open", "open"):
-        indexer.record_disk_state(indexer.DiskChanged(state, 12))
+        associations.record_disk_state(associations.DiskChanged(state, 12))
     told = AuditEvent.objects.filter(event="intake.disk").order_by("pk")
     assert [event.target for event in told] == ["intake slow", "intake refusing", "intake open"]
     assert [event.outcome for event in told] == ["8", "8", "0"]
