@@ -9,27 +9,32 @@ gets lost. The inbox is the write-ahead log of the index.
 It refuses to know the database, and to use anything received as part of a path.
 """
 
-import errno
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from router import crashpoints, durable
-from router.dicom import header, part10
+from router import durable
+from router.dicom import part10
 from router.dicom.errors import MalformedDataSet
 from router.facts import AssociationFacts, Counts, Duplicates, EndFacts, Origin
 from router.owners import Owner, Owners
+from router.spool_file import (
+    OBJECT_SUFFIX,
+    PART_SUFFIX,
+    Spooled,
+    SpoolError,
+    SpoolFile,
+    SpoolFull,
+    spool_error,
+)
 
 __all__ = [
     "AssociationFacts",
@@ -49,163 +54,9 @@ log = logging.getLogger(__name__)
 
 FACTS = "association.json"
 END = "association_end.json"
-OBJECT_SUFFIX = ".dcm"
-PART_SUFFIX = ".part"
 NEW_PREFIX = ".new-"
-# An object's dirty pages are pushed out on the way, so that the last fsync stays short.
-FLUSH_EVERY = 128 << 20
 STALE_AFTER = 3600.0
 _OBJECT_NAME = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{64}\.dcm")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class SpoolError(OSError):
-    """The spool could not take or give an object; `__cause__` is what the system said."""
-
-
-class SpoolFull(SpoolError):
-    """No room: the volume, the quota or the file size limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spooled:
-    """One object in the inbox, durable."""
-
-    receipt_id: str
-    association: AssociationFacts
-    path: Path
-    sha256: str
-    size: int
-    offset: int
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax: str
-    received_at: datetime
-    structure: header.Structure | None = None
-
-    @property
-    def quarantine(self) -> str:
-        """Why the object must be kept apart, as far as its structure is known; '' for no reason."""
-        return (self.structure.quarantine or "") if self.structure else ""
-
-    def examined(self) -> "Spooled":
-        """The same with its structure, read from the file when it is not known yet.
-
-        Raises `router.dicom.errors.DicomError` kinds for data that is not well-formed.
-        """
-        if self.structure is not None:
-            return self
-        with self.path.open("rb") as file:
-            structure = header.examine(
-                file, offset=self.offset, size=self.size, transfer_syntax=self.transfer_syntax
-            )
-        return replace(self, structure=structure)
-
-
-class SpoolFile:
-    """One object while it arrives: hashed and counted as it is written.
-
-    `write` never keeps a reference to what it is given. Any failure removes the file.
-    """
-
-    def __init__(self, inbox: "Inbox", *, meta: bytes, uids: tuple[str, str, str]) -> None:
-        self.receipt_id = uuid.uuid4().hex
-        self.size = 0
-        self.offset = len(meta)
-        self._inbox = inbox
-        self._uids = uids
-        self._part = inbox.folder / f"{self.receipt_id}{PART_SUFFIX}"
-        self._hash = hashlib.sha256()
-        self._flushed = 0
-        self._structure: header.Structure | None = None
-        self._fd = _open_new(self._part)
-        self._put(memoryview(meta))
-        crashpoints.reach("receive.part_created")
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def write(self, data: memoryview) -> None:
-        """Append data set bytes. Raises `SpoolFull` or `SpoolError`; the file is gone then."""
-        self._put(data)
-        self._hash.update(data)
-        self.size += len(data)
-        if self.size - self._flushed >= FLUSH_EVERY:
-            self._flush()
-
-    def examine(self) -> header.Structure:
-        """Walk the data set written so far to its end. Raises errors of `router.dicom.errors`."""
-        with os.fdopen(os.dup(self._fd), "rb") as file:
-            self._structure = header.examine(
-                file, offset=self.offset, size=self.size, transfer_syntax=self._uids[2]
-            )
-        return self._structure
-
-    def commit(self) -> Spooled:
-        """Make the object durable under its final name; only then may Success be answered.
-
-        File, name and folder are synced in this order; the facts of the association are synced
-        since the first object began. Raises `SpoolFull` or `SpoolError`; the file is gone then.
-        """
-        sop_class, sop_instance, transfer_syntax = self._uids
-        digest = self.sha256
-        path = self._inbox.folder / f"{self.receipt_id}.{digest}{OBJECT_SUFFIX}"
-        try:
-            crashpoints.reach("receive.before_fsync")
-            os.fsync(self._fd)
-            crashpoints.reach("receive.after_fsync")
-            self._part.rename(path)
-            crashpoints.reach("receive.after_rename")
-            self._inbox.sync()
-            crashpoints.reach("receive.after_folder_sync")
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise self._failed(error) from error
-        self._close()
-        return Spooled(
-            receipt_id=self.receipt_id,
-            association=self._inbox.facts,
-            path=path,
-            sha256=digest,
-            size=self.size,
-            offset=self.offset,
-            sop_class_uid=sop_class,
-            sop_instance_uid=sop_instance,
-            transfer_syntax=transfer_syntax,
-            received_at=datetime.now(UTC),
-            structure=self._structure,
-        )
-
-    def discard(self) -> None:
-        """Drop the object. Harmless when it is gone already."""
-        self._close()
-        with suppress(OSError):
-            self._part.unlink(missing_ok=True)
-
-    def _put(self, data: memoryview) -> None:
-        done = 0
-        try:
-            while done < len(data):
-                done += os.write(self._fd, data[done:])
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _flush(self) -> None:
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._flushed = self.size
-
-    def _failed(self, error: OSError) -> SpoolError:
-        self.discard()
-        return _spool_error(error)
-
-    def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Inbox:
@@ -252,7 +103,7 @@ class Inbox:
         try:
             durable.write(self.folder / END, json.dumps(end))
         except OSError as error:
-            raise _spool_error(error) from error
+            raise spool_error(error) from error
         finally:
             os.close(self._fd)
             self._fd = -1
@@ -329,7 +180,7 @@ class Inbox:
             self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise _spool_error(error) from error
+            raise spool_error(error) from error
 
     def take_over(self, owner: Owner) -> None:
         """Write the new owner into the facts. Only by `Spool.adopt`."""
@@ -445,17 +296,3 @@ def _modified(path: Path) -> int:
 
 def _age(path: Path) -> float:
     return time.time() - _modified(path) / 1e9
-
-
-def _open_new(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _spool_error(error) from error
-
-
-def _spool_error(error: OSError) -> SpoolError:
-    kind = SpoolFull if error.errno in _FULL else SpoolError
-    failure = kind(error.errno, error.strerror)
-    failure.__cause__ = error
-    return failure
