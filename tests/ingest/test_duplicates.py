@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
@@ -13,6 +14,11 @@ from router.services import archive
 from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)  # a look-up may open a new connection
+
+
+@pytest.fixture(autouse=True)
+def _empty_spool(settings: Any, tmp_path: Path) -> None:  # Any: pytest-django has no type
+    settings.SPOOL_DIR = tmp_path / "spool"
 
 
 @pytest.mark.parametrize(

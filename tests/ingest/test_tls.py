@@ -178,7 +178,8 @@ def test_silent_tls_peers_delay_nobody_and_are_sent_away(secure: Running, papers
 
 @pytest.mark.parametrize("tool", ["echoscu", "storescu"])
 def test_dcmtk_speaks_tls_with_us(secure: Running, papers: Papers, tool: str) -> None:
-    program = shutil.which(tool)
+    # pynetdicom installs programs of the same names into the virtual environment.
+    program = shutil.which(tool, path="/usr/bin:/usr/local/bin")
     assert program is not None, "DCMTK is missing (see deploy/debian-packages)"
     command = [program, "-aec", "DICOMROUTER", "+tls", str(papers.peer.key)]
     command += [str(papers.peer.certificate), "+cf", str(papers.ca.certificate)]
