@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router import crashpoints
-from router import crashpoints
 from router.dicom import header
 from router.facts import AssociationFacts
 
