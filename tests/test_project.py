@@ -148,6 +148,11 @@ class TestPins:
         assert [name for name, entry in packages.items() if "integrity" not in entry] == []
 
 
+def _hear_ctrl_c() -> None:
+    """A run in the background of a shell inherits an ignored SIGINT; a terminal's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class TestMake:
     """The verbs; ``make run`` passes signals on and ends with the product."""
 
@@ -174,7 +179,11 @@ class TestMake:
         """``make run`` in a process group of its own, started."""
         environment = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
         process = subprocess.Popen(
-            ["make", "run"], cwd=tree, env=environment, start_new_session=True
+            ["make", "run"],
+            cwd=tree,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - it sets one signal's disposition
         )
         try:
             deadline = time.monotonic() + 20
