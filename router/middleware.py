@@ -104,6 +104,7 @@ class RequirePermission:
         permission = getattr(view, "required_permission", None)
         if scope not in token.scopes or not users.token_may(token, str(permission), scope):
             return _problem(403, "The token lacks the scope or its owner the permission.")
+        users.note_use(token)
         request.user = token.user
         request.api_token = token  # type: ignore[attr-defined]
         return None

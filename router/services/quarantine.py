@@ -1,6 +1,6 @@
 """Quarantine: objects kept apart until a person releases or discards them."""
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from router import doorbell, storage
 from router.models import Instance, InstanceState, Receipt, RoutingMark
@@ -12,7 +12,6 @@ class NotQuarantined(Exception):
     """The object is not in quarantine (any more)."""
 
 
-@transaction.atomic
 def release(instance: Instance, *, actor: Actor) -> InstanceState:
     """Accept a quarantined object: it is kept and routed under the rules of today.
 
@@ -25,6 +24,14 @@ def release(instance: Instance, *, actor: Actor) -> InstanceState:
     Raises:
         NotQuarantined: somebody was quicker.
     """
+    try:
+        return _release(instance, actor)
+    except IntegrityError:  # another object of this UID became the current one just now
+        return _release(instance, actor)
+
+
+@transaction.atomic
+def _release(instance: Instance, actor: Actor) -> InstanceState:
     taken = Instance.objects.current().filter(sop_instance_uid=instance.sop_instance_uid).exists()
     state = InstanceState.VERSION if taken else InstanceState.CURRENT
     _leave(instance, state, f"Released from quarantine by {actor.name}.")

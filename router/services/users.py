@@ -43,6 +43,7 @@ BUILT_IN: dict[str, list[Permission]] = {
 
 MAX_TOKEN_LIFE = timedelta(days=366)
 DEFAULT_TOKEN_LIFE = timedelta(days=90)
+USE_IS_NOTED_EVERY = timedelta(minutes=1)
 
 
 class UserError(Exception):
@@ -158,6 +159,13 @@ def create_token(
         details={"scopes": wanted, "prefix": value[:9]},
     )
     return value
+
+
+def note_use(token: ApiToken) -> None:
+    """Remember that a token was used; to the minute, so that a busy one costs no writing."""
+    now = clock.now()
+    if token.last_used_at is None or now - token.last_used_at > USE_IS_NOTED_EVERY:
+        ApiToken.objects.filter(pk=token.pk).update(last_used_at=now)
 
 
 def token_may(token: ApiToken, permission: str, scope: str) -> bool:

@@ -62,6 +62,21 @@ def test_an_unusable_header_is_401(token: str, header: str) -> None:
 
 
 @pytest.mark.django_db
+def test_the_use_of_a_token_is_noted_to_the_minute(token: str) -> None:
+    assert ApiToken.objects.get().last_used_at is None
+    _metrics(token)
+    first = ApiToken.objects.get().last_used_at
+    assert first is not None
+    _metrics(token)
+    assert ApiToken.objects.get().last_used_at == first
+    with clock.shifted(timedelta(minutes=2)):
+        _metrics(token)
+    later = ApiToken.objects.get().last_used_at
+    assert later is not None
+    assert later > first
+
+
+@pytest.mark.django_db
 def test_a_token_expires(token: str) -> None:
     assert _metrics(token).status_code == 200
     with clock.shifted(DAY + timedelta(seconds=1)):

@@ -1,6 +1,7 @@
 """Quarantine: released or discarded once, counted, and never over what stands."""
 
 import pytest
+from django.db import IntegrityError
 
 from router.models import AuditEvent, Decision, Instance, InstanceState, JobItem, RoutingMark, Study
 from router.services import indexing, quarantine, reckoning, routing
@@ -135,3 +136,19 @@ def test_both_decisions_are_audited(site: Site) -> None:
     assert {event.study_instance_uid for event in events} == {
         Study.objects.get().study_instance_uid
     }
+
+
+def test_who_is_overtaken_by_another_release_keeps_a_version(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another object of the UID becomes the current one after we looked, before we wrote."""
+    late = _apart(site, first=False)
+    leave = quarantine._leave
+
+    def collide(instance: Instance, state: InstanceState, reason: str) -> None:
+        monkeypatch.setattr(quarantine, "_leave", leave)
+        raise IntegrityError
+
+    monkeypatch.setattr(quarantine, "_leave", collide)
+    factories.instance(sop_instance_uid=late.sop_instance_uid)
+    assert quarantine.release(late, actor=ANN) == InstanceState.VERSION
