@@ -3,11 +3,13 @@
 from datetime import timedelta
 
 from django.db import connection
+from django_q.models import Task
 
 from router.models import Heartbeat, ItemState, JobItem, LaneSlot
 from router.services import clock, liveness
 
 FORGET_AFTER = timedelta(minutes=2)
+KEEP_FAILURES = timedelta(days=7)
 
 
 def checkpoint() -> None:
@@ -21,6 +23,11 @@ def checkpoint() -> None:
 def forget_old_heartbeats() -> None:
     """Drop the rows of processes that have been silent for two minutes."""
     Heartbeat.objects.filter(at__lt=clock.now() - FORGET_AFTER).delete()
+
+
+def forget_failed_tasks() -> None:
+    """Drop what django-q2 keeps of tasks that failed over a week ago; the log has them."""
+    Task.objects.filter(stopped__lt=clock.now() - KEEP_FAILURES).delete()
 
 
 def forget_ended_workers() -> int:

@@ -85,6 +85,7 @@ class Watchdog:
             self._canary_at = time.monotonic() + CANARY_SECONDS
             doorbell.ring("canary")
             upkeep.forget_old_heartbeats()
+            upkeep.forget_failed_tasks()
             upkeep.forget_ended_workers()
         upkeep.checkpoint()
 

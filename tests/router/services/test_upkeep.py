@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from django.db import connection
+from django_q.models import Task
 
 from router.models import Heartbeat, ItemState, LaneSlot
 from router.services import clock, heartbeats, upkeep
@@ -67,3 +68,20 @@ def test_a_lease_that_advances_needs_a_slot_and_an_item(slot: bool, item: bool) 
     assert upkeep.leases_advance() == (slot and item)
     with clock.shifted(31 * SECOND):
         assert not upkeep.leases_advance()
+
+
+@pytest.mark.django_db
+def test_failed_tasks_are_kept_for_a_week() -> None:
+    now = clock.now()
+    for number, age in enumerate((1, 8)):
+        moment = now - timedelta(days=age)
+        Task.objects.create(
+            id=str(number),
+            name=str(number),
+            func="f",
+            success=False,
+            started=moment,
+            stopped=moment,
+        )
+    upkeep.forget_failed_tasks()
+    assert [task.id for task in Task.objects.all()] == ["0"]
