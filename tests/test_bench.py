@@ -133,7 +133,7 @@ def test_generated_rows_make_a_ledger() -> None:
         study_instance_uid="1.2.3",
         first_received_at="2026-01-01T00:00:00Z",
         last_received_at="2026-01-01T00:00:00Z",
-    ).pk == newest + 1  # fmt: skip
+    ).pk > newest  # fmt: skip
     with pytest.raises(ValueError, match="empty"):
         rows.fill(count=200)
 

@@ -5,6 +5,7 @@ reads it wherever it lies. Every entry point uses these, so routing, audit and p
 bypassed.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -142,5 +143,14 @@ def settled(timeout: float = SETTLE_SECONDS) -> bool:
 
 
 def acknowledged() -> set[Path]:
-    """Return the files of the inbox: acknowledged and not yet in their final place."""
-    return set((Path(settings.SPOOL_DIR) / "inbox").glob("*/*.dcm"))
+    """Return the files of the inbox: acknowledged and not yet in their final place.
+
+    An association's folder may go away while it is looked at; it was empty then.
+    """
+    inbox = Path(settings.SPOOL_DIR) / "inbox"
+    return {
+        Path(folder) / name
+        for folder, _folders, names in os.walk(inbox)
+        for name in names
+        if name.endswith(".dcm")
+    }

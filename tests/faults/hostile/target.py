@@ -87,7 +87,11 @@ class Target:
 
     def strangers(self) -> list[str]:
         """Files and folders that have no place where they are."""
-        found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
+        found = (
+            (Path(folder) / name).relative_to(self.folder).as_posix()
+            for folder, folders, files in os.walk(self.folder)  # folders may go while we look
+            for name in (*folders, *files)
+        )
         return sorted(path for path in found if not _LAWFUL.fullmatch(path))
 
     def is_healthy(self) -> bool:
