@@ -140,7 +140,8 @@ def _note(case: Case, commit: str, *, seconds: float, error: str, **facts: objec
         **facts,
     }
     if error:
-        line["error"] = error[:ERROR_LENGTH]
+        # The file is kept with the project: the reason, not the paths of the machine it ran on.
+        line["error"] = re.sub(r"(/[\w.+-]+){2,}", "…", error)[:ERROR_LENGTH]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a") as file:
         file.write(json.dumps(line) + "\n")
