@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.faults.stages import KINDS, Stage
+from tests.faults.stages import KINDS, Alone, Kind, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench/results/prove.jsonl"
@@ -91,11 +91,14 @@ def _run_all(cases: Sequence[Case], commit: str) -> int:
     failures, left = 0, list(cases)
     while left:
         kind = KINDS[left[0].kind]
+        if isinstance(kind, Alone):
+            failures += not _run_alone(left.pop(0), kind, commit)
+            continue
         with tempfile.TemporaryDirectory(prefix="prove-", ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o711)
             try:
                 with kind.around(Path(folder), left[0].database) as stage:
-                    failures += not _run_on(stage, left, commit)
+                    failures += not _run_on(stage, kind, left, commit)
             except (AssertionError, OSError) as error:  # the stage itself could not be set up
                 failures += 1
                 if left:
@@ -103,21 +106,21 @@ def _run_all(cases: Sequence[Case], commit: str) -> int:
     return failures
 
 
-def _run_on(stage: Stage, left: list[Case], commit: str) -> bool:
+def _run_on(stage: Stage, kind: Kind, left: list[Case], commit: str) -> bool:
     """Run cases on one stage until one fails, the last with a deep recount of the ledger."""
     stage.site.recount_every = RECOUNT_EVERY
     while left:
-        if not _run(left.pop(0), stage, commit, is_last=not left):
+        if not _run(left.pop(0), kind, stage, commit, is_last=not left):
             return False
     return True
 
 
-def _run(case: Case, stage: Stage, commit: str, *, is_last: bool) -> bool:
+def _run(case: Case, kind: Kind, stage: Stage, commit: str, *, is_last: bool) -> bool:
     began = time.monotonic()
     before = len(stage.site.books.acknowledged)
     error, facts = "", dict[str, object]()
     try:
-        outcome = KINDS[case.kind].run(stage, case.name, random.Random(case.seed))
+        outcome = kind.run(stage, case.name, random.Random(case.seed))
         facts = {"recovery": outcome.seconds and round(outcome.seconds, 1)}
         facts |= asdict(outcome.account)
         if is_last:
@@ -125,6 +128,18 @@ def _run(case: Case, stage: Stage, commit: str, *, is_last: bool) -> bool:
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's failure
         error = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-4)}"
     facts["objects"] = len(stage.site.books.acknowledged) - before
+    _note(case, commit, seconds=time.monotonic() - began, error=error, **facts)
+    return not error
+
+
+def _run_alone(case: Case, kind: Alone, commit: str) -> bool:
+    began = time.monotonic()
+    error, facts = "", dict[str, object]()
+    with tempfile.TemporaryDirectory(prefix="prove-", ignore_cleanup_errors=True) as folder:
+        try:
+            facts = kind.run(Path(folder), case.database, case.name, case.seed)
+        except Exception as failure:  # noqa: BLE001 - as above
+            error = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-4)}"
     _note(case, commit, seconds=time.monotonic() - began, error=error, **facts)
     return not error
 
@@ -188,7 +203,7 @@ def _cases(wanted: argparse.Namespace) -> Iterator[Case]:
             total = int(counts.get(kind, KINDS[kind].least))
             every = [
                 Case(database, kind, names[n % len(names)], n // len(names) + 1)
-                for n in range(total)
+                for n in range(total if names else 0)
             ]
             yield from part(part(every, wanted.shard), wanted.slice)
 

@@ -57,6 +57,19 @@ class Kind:
     run: Callable[[Stage, str, random.Random], Outcome]
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A kind of proof that starts what it needs itself, and has no books: it returns its figures.
+
+    `run` gets an empty folder, the database's name, the case's name and its seed, and raises
+    AssertionError when something was found. No name for a database: nothing to do there.
+    """
+
+    least: int
+    names: Callable[[str], Sequence[str]]
+    run: Callable[[Path, str, str, int], dict[str, object]]
+
+
 # --- what lies around -----------------------------------------------------------------------------
 def server_of(stack: ExitStack, folder: Path, database: str) -> PostgreSQL | None:
     """A durable server of the stage's own, on PostgreSQL."""
@@ -194,7 +207,7 @@ def _network_names(_database: str) -> Sequence[str]:
     return [f"out: {name}" for name in network.OUTBOUND] + [f"in: {end}" for end in network.ENDS]
 
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind | Alone] = {
     "crash": Kind(300, lambda _: POINTS, plain, _crash),
     "kill": Kind(90, lambda _: kills.ROLES, plain, _kill),
     "stop": Kind(50, lambda _: [name for name, _, _ in kills.STOPS], plain, _stop),
