@@ -300,3 +300,27 @@ def test_read_header_stops_before_the_pixels() -> None:
         io.BytesIO(broken), offset=0, size=len(broken), transfer_syntax=syntax
     )
     assert found.text("Modality") == "CT"
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
+def test_a_packed_header_answers_as_the_one_that_was_packed(path: Path) -> None:
+    found = examine(*load(path)).header
+    again = header.unpack(header.pack(found))
+    assert again.tags() == found.tags()
+    assert _everything(again) == _everything(found)
+    assert again.character_problem == found.character_problem
+
+
+def _everything(found: header.Header) -> list[object]:
+    return [
+        (found.raw(tag), found.field(tag), [_everything(item) for item in found.sequence(tag)])
+        for tag in found.tags()
+    ]
+
+
+def test_what_is_no_packed_header_is_told() -> None:
+    packed = header.pack(examine(_FIRST, uids.EXPLICIT_LE).header)
+    cut = [packed[:end] for end in range(len(packed))]
+    for wrong in (*cut, packed + b"\0", b"\x02" + packed[1:]):
+        with pytest.raises(ValueError, match="packed header"):
+            header.unpack(wrong)
