@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 # Events of the upper layer's state machine (PS3.8 Table 9-10).
 TRANSPORT_CLOSED, INVALID_PDU = "Evt17", "Evt19"
+# States in which the next step is ours: the connection is to be indicated, the request is to be
+# answered. What a peer sends ahead of that waits in the socket.
+_OUR_TURN = frozenset({"Sta1", "Sta3"})
 PARKED_SECONDS = 1.0
 DRAIN_SECONDS = 1.0
 DRAIN_BYTES = 64 << 10
@@ -112,6 +115,8 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # as above
             request, self._request = self._request, b""
             self._deliver(request)
             return True
+        if self.state_machine.current_state in _OUR_TURN:
+            return False
         # Lent from the moment this thread enters Sta6, so no P-DATA is ever read twice.
         if self._lends and self.state_machine.current_state == "Sta6":
             self._lent.set()

@@ -86,6 +86,7 @@ PROBES: tuple[Probe, ...] = (
     _probe("called_ae_with_control", associate(called=b"DICOM\x1b[2J"), ends=(3, 7, 0)),
     _probe("calling_ae_not_ascii", associate(calling=b"\x89\xff\xfe"), ends=(2, 3, 7, 0)),
     _probe("request_twice", RQ, RQ),
+    _probe("echo_ahead_of_our_answer", RQ + echo()[0], ends=(4,)),
     # in the dialogue
     _probe("data_pdu_of_4_gib", RQ, b"\x04\x00\xff\xff\xff\xff" + bytes(100)),
     _probe("release_over_the_cap", RQ, b"\x05\x00\x00\x01\x00\x00" + bytes(100)),

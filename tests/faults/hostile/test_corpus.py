@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.hostile.attack import play
-from tests.faults.hostile.corpus import PROBES, Probe
+from tests.faults.hostile.corpus import PROBES, RQ, Probe
 from tests.faults.hostile.mutation import Sequence
+from tests.faults.hostile.sessions import pdata, pdv, store
 from tests.faults.hostile.target import HOST, Target, attacked
 
 PATIENCE = {"pdu_seconds": 0.5, "request_seconds": 0.5, "idle_seconds": 0.5}
@@ -36,6 +37,12 @@ def _quiet_ends(probe: Probe) -> set[str]:
     return {"end", "reset", "ConnectionResetError", "BrokenPipeError"} if 0 in probe.ends else set()
 
 
+def test_a_byte_beyond_the_request_does_not_keep_its_answer(target: Target) -> None:
+    """The upper layer read it before it had indicated the connection, and waited for the rest."""
+    answer = play(target.port, Sequence("", (RQ + b"\x05",)))
+    assert answer.startswith("2-")
+
+
 @pytest.mark.parametrize("first", [b"", b"\x01\x00", b"\x01\x00\x00\x00\x00\xff" + bytes(10)])
 def test_a_drip_is_cut_though_it_never_rests(target: Target, first: bytes) -> None:
     with socket.create_connection((HOST, target.port), timeout=10) as sock:
@@ -44,9 +51,6 @@ def test_a_drip_is_cut_though_it_never_rests(target: Target, first: bytes) -> No
 
 
 def test_a_drip_of_small_fragments_is_cut_though_each_is_in_time(target: Target) -> None:
-    from tests.faults.hostile.corpus import RQ
-    from tests.faults.hostile.sessions import pdata, pdv, store
-
     with socket.create_connection((HOST, target.port), timeout=10) as sock:
         sock.sendall(RQ)
         assert sock.recv(1000)[:1] == b"\x02"
