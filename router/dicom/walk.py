@@ -16,11 +16,13 @@ Chosen where the Standard or the field leaves room:
 import struct
 from typing import Final, NamedTuple
 
-from pydicom.datadict import DicomDictionary
-
+from router.dicom import runs
 from router.dicom.errors import MalformedDataSet, TruncatedDataSet
 from router.dicom.limits import Limits
+from router.dicom.runs import LONG_VRS, SEQUENCES, SHORT_VRS, Raw
 from router.dicom.window import FAR, Window
+
+__all__ = ["DATA_SET", "FRAGMENTS", "ITEM", "PIXEL_DATA", "SEQUENCE", "Raw", "Walk"]
 
 UNDEFINED: Final = 0xFFFFFFFF
 PIXEL_GROUP: Final = 0x7FE00000
@@ -28,8 +30,6 @@ PIXEL_DATA: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 DATA_SET, ITEM, SEQUENCE, FRAGMENTS = range(4)
 _ITEM_TAG, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _BULK_VRS = frozenset(b"OB OD OF OL OV OW".split())
 _TAG = {True: struct.Struct("<HH"), False: struct.Struct(">HH")}
 _U16 = {True: struct.Struct("<H"), False: struct.Struct(">H")}
@@ -49,14 +49,6 @@ class Frame(NamedTuple):
     start: int
 
 
-class Raw(NamedTuple):
-    """A top-level element: `vr` b'' when none was written, `value` None when it was not kept."""
-
-    vr: bytes
-    value: bytes | None
-    length: int
-
-
 class Walk:
     """One pass over a data set (or, with kind SEQUENCE, over a sequence's value)."""
 
@@ -70,6 +62,7 @@ class Walk:
         kind: int = DATA_SET,
         stop_at_pixels: bool = False,
         nested: bool = False,
+        by_runs: bool = True,
     ) -> None:
         self.elements: dict[int, Raw] = {}
         self.items: list[tuple[int, int]] = []
@@ -82,6 +75,7 @@ class Walk:
         self._limits = limits
         self._stop_at_pixels = stop_at_pixels
         self._nested = nested
+        self._by_runs = by_runs
         self._position = 0
         self._buffer = b""
         self._base = 0
@@ -104,39 +98,67 @@ class Walk:
 
     def _data_set(self, frame: Frame) -> None:
         """Pass over elements until a container opens or this one ends."""
-        end, little, limit = frame.end, frame.little, frame.limit
-        tag_of = _TAG[little].unpack_from
-        at_top = len(self._stack) == 1
-        pixels_end = at_top and not self._nested
-        most = self._limits.value_bytes
-        while self._position != end:
+        while self._position != frame.end:
             index = self._position - self._base
             if len(self._buffer) - index < 12:
                 index = self._refill()
                 if len(self._buffer) < 8:
                     self._short_rest(frame)
                     return
-            group, number = tag_of(self._buffer, index)
-            tag = group << 16 | number
-            if group == 0xFFFE or not tag:
-                self._odd_tag(frame, tag)
+            passed = self._by_runs and self._run(frame, index)
+            if not passed and not self._element(frame, index):
                 return
-            if pixels_end and group >= 0x7FE0 and self._at_pixels(tag):
-                return
-            vr, length, size = self._head(frame, index, tag)
-            self._count_element()
-            if self._stack == []:
-                return
-            value = self._position + size
-            if length == UNDEFINED or vr == b"SQ" or (vr == b"" and _is_sequence(tag)):
-                self._enter(frame, tag, vr, length, value)
-                return
-            if value + length > limit:
-                raise TruncatedDataSet(self._position, _beyond(tag, length, limit - value))
-            if at_top and self.keeping:
-                self._keep(tag, vr, value, value + length, most=most)
-            self._pass(value + length)
         self._leave()
+
+    def _element(self, frame: Frame, index: int) -> bool:
+        """Pass over one element, whatever it is; False when it opens or ends something."""
+        group, number = _TAG[frame.little].unpack_from(self._buffer, index)
+        tag = group << 16 | number
+        at_top = len(self._stack) == 1
+        if group == 0xFFFE or not tag:
+            self._odd_tag(frame, tag)
+            return False
+        if at_top and not self._nested and group >= 0x7FE0 and self._at_pixels(tag):
+            return False
+        vr, length, size = self._head(frame, index, tag)
+        self._count_element()
+        value = self._position + size
+        if not self._stack:
+            return False
+        if length == UNDEFINED or vr == b"SQ" or (vr == b"" and tag in SEQUENCES):
+            self._enter(frame, tag, vr, length, value)
+            return False
+        if value + length > frame.limit:
+            raise TruncatedDataSet(self._position, _beyond(tag, length, frame.limit - value))
+        if at_top and self.keeping:
+            self._keep(tag, vr, value, value + length, most=self._limits.value_bytes)
+        self._pass(value + length)
+        return True
+
+    def _run(self, frame: Frame, index: int) -> bool:
+        """Pass over plain elements in one loop; False when none could be passed so.
+
+        Not where a limit might be reached on the way: that is found element by element.
+        """
+        buffer, limits = self._buffer, self._limits
+        rest = len(buffer) - index
+        many = self.count + rest // 8 > limits.elements
+        big = rest > limits.value_bytes or self._kept + rest > limits.header_bytes
+        if not frame.little or many or big:
+            return False
+        at_top = len(self._stack) == 1
+        found = (runs.implicit if frame.implicit else runs.explicit)(
+            buffer,
+            index,
+            room=min(len(buffer), frame.limit - self._base),
+            ceiling=0x7FE0 if at_top and not self._nested else 0xFFFE,
+            into=self.elements if at_top and self.keeping else None,
+        )
+        self._position = self._base + found.reached
+        self.count += found.elements
+        if at_top and self.keeping:
+            self._kept += found.bytes
+        return found.elements > 0
 
     def _head(self, frame: Frame, index: int, tag: int) -> tuple[bytes, int, int]:
         """VR, value length and header size of the element at `index` (PS3.5 7.1)."""
@@ -146,9 +168,9 @@ class Walk:
             length = _U32[little].unpack_from(buffer, index + 4)[0]
             if not self._explicit_inside(frame, vr, length):
                 return b"", length, 8
-        if vr in _SHORT_VRS:
+        if vr in SHORT_VRS:
             return vr, _U16[little].unpack_from(buffer, index + 6)[0], 8
-        if vr in _LONG_VRS or (_is_vr(vr) and buffer[index + 6 : index + 8] == b"\x00\x00"):
+        if vr in LONG_VRS or (_is_vr(vr) and buffer[index + 6 : index + 8] == b"\x00\x00"):
             if len(buffer) - index < 12:
                 raise TruncatedDataSet(self._position, f"{_name(tag)} is cut in its header")
             return vr, _U32[little].unpack_from(buffer, index + 8)[0], 12
@@ -159,7 +181,7 @@ class Walk:
     def _explicit_inside(self, frame: Frame, vr: bytes, length: int) -> bool:
         """Explicit elements in an item of an implicit data set: its length makes no sense."""
         overruns = self._position + 8 + length > frame.limit and length != UNDEFINED
-        return frame.kind == ITEM and overruns and (vr in _SHORT_VRS or vr in _LONG_VRS)
+        return frame.kind == ITEM and overruns and (vr in SHORT_VRS or vr in LONG_VRS)
 
     def _odd_tag(self, frame: Frame, tag: int) -> None:
         """An item delimiter, the NUL padding at the end, or something that has no place here."""
@@ -335,11 +357,6 @@ class Walk:
 
 def _is_vr(vr: bytes) -> bool:
     return vr.isalpha() and vr.isupper()
-
-
-def _is_sequence(tag: int) -> bool:
-    entry = DicomDictionary.get(tag)
-    return entry is not None and entry[0] == "SQ"
 
 
 def _name(tag: int) -> str:
