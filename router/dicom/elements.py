@@ -7,7 +7,9 @@ file again. It walks no file, changes nothing, and never raises for the text tha
 import re
 import struct
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
+from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
 from pydicom.datadict import DicomDictionary
@@ -41,6 +43,8 @@ _CHARACTER_SET = 0x00080005
 _PIXEL_REPRESENTATION = 0x00280103
 _NO_LIMITS = Limits(depth=1 << 30, elements=1 << 30, fragments=1 << 30)
 _FORMAT = 1
+_NO_VR = b"  "
+_RAW = partial(tuple.__new__, Raw)
 _PACKED = struct.Struct("<BBHI")  # format, flags, length of the codecs' names, elements
 
 
@@ -260,16 +264,16 @@ def pack(header: Header) -> bytes:
     By columns: codecs, tags, lengths, VRs, whether the value was kept, values.
     """
     raws = header._elements.values()
-    flags = header.implicit | header.little << 1 | header._charset_known << 2
+    lengths = [raw.length for raw in raws]
+    wide = any(length > 0xFFFFFFFF for length in lengths)
+    flags = header.implicit | header.little << 1 | header._charset_known << 2 | wide << 3
     codecs = ",".join(header._charset).encode("ascii")
-    number = len(raws)
     return b"".join(
         (
-            _PACKED.pack(_FORMAT, flags, len(codecs), number),
+            _PACKED.pack(_FORMAT, flags, len(codecs), len(raws)),
             codecs,
-            struct.pack(f"<{number}I", *header._elements),
-            struct.pack(f"<{number}Q", *[raw.length for raw in raws]),
-            b"".join([raw.vr or b"  " for raw in raws]),
+            _columns(len(raws), wide=wide).pack(*header._elements, *lengths),
+            b"".join([raw.vr or _NO_VR for raw in raws]),
             bytes([raw.value is not None for raw in raws]),
             *[raw.value for raw in raws if raw.value is not None],
         )
@@ -280,7 +284,7 @@ def unpack(data: bytes) -> Header:
     """The header that `pack` was given. Raises ValueError for anything else, or another format."""
     try:
         return _unpack(data)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"no packed header: {error}") from error
 
 
@@ -290,23 +294,41 @@ def _unpack(data: bytes) -> Header:
         raise ValueError(f"a packed header of format {version}, not {_FORMAT}")
     start = _PACKED.size + named
     codecs = data[_PACKED.size : start].decode("ascii")
-    columns = struct.Struct(f"<{number}I{number}Q")
+    columns = _columns(number, wide=bool(flags & 8))
     numbers = columns.unpack_from(data, start)
-    vrs = start + columns.size
-    position = vrs + 3 * number
-    kept = data[vrs + 2 * number : position]
-    elements: dict[int, Raw] = {}
-    for index, (tag, length) in enumerate(zip(numbers[:number], numbers[number:], strict=True)):
-        value = None
-        if kept[index]:
-            value = data[position : position + length]
-            position += length
-        elements[tag] = Raw(data[vrs + 2 * index : vrs + 2 * index + 2].strip(), value, length)
-    if position != len(data):
-        raise ValueError(f"a packed header of {len(data)} bytes instead of {position}")
-    header = Header(elements, implicit=bool(flags & 1), little=bool(flags & 2))
+    header = Header(
+        _unpack_elements(data, start + columns.size, numbers[:number], numbers[number:]),
+        implicit=bool(flags & 1),
+        little=bool(flags & 2),
+    )
     header._charset, header._charset_known = tuple(codecs.split(",")), bool(flags & 4)
     return header
+
+
+def _unpack_elements(
+    data: bytes, start: int, tags: tuple[int, ...], lengths: tuple[int, ...]
+) -> dict[int, Raw]:
+    """The columns from the VRs on, as elements; mostly loops of the interpreter's own."""
+    flags, first = start + 2 * len(tags), start + 3 * len(tags)
+    vrs = [data[at : at + 2] for at in range(start, flags, 2)]
+    if _NO_VR in vrs:
+        vrs = [b"" if vr == _NO_VR else vr for vr in vrs]
+    sizes = [
+        length if kept else 0 for length, kept in zip(lengths, data[flags:first], strict=False)
+    ]
+    ends = list(accumulate(sizes, initial=first))
+    if ends[-1] != len(data):
+        raise ValueError(f"a packed header of {len(data)} bytes instead of {ends[-1]}")
+    values: list[bytes | None] = [data[begin:end] for begin, end in pairwise(ends)]
+    for at, kept in enumerate(data[flags:first]):
+        if not kept:
+            values[at] = None
+    return dict(zip(tags, map(_RAW, zip(vrs, values, lengths, strict=True)), strict=True))
+
+
+def _columns(number: int, *, wide: bool) -> struct.Struct:
+    """Tags and lengths; these wide where an element is longer than 32 bits can say."""
+    return struct.Struct(f"<{number}I{number}{'Q' if wide else 'I'}")
 
 
 def _numbers(vr: str, value: bytes, *, little: bool) -> Field:

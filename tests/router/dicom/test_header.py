@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from router.dicom import header, part10, uids
 from router.dicom.errors import DicomError, MalformedDataSet, TruncatedDataSet
 from router.dicom.limits import Limits
-from router.dicom.walk import PIXEL_DATA
+from router.dicom.walk import PIXEL_DATA, Raw
 from tests.corpus import damaged_files, whole_files
 
 KEYWORDS = (
@@ -316,6 +316,22 @@ def _everything(found: header.Header) -> list[object]:
         (found.raw(tag), found.field(tag), [_everything(item) for item in found.sequence(tag)])
         for tag in found.tags()
     ]
+
+
+@pytest.mark.parametrize("codecs", [b"ISO_IR 192", b"\\ISO 2022 IR 87", b"nonsense"])
+@pytest.mark.parametrize("length", [0, 70_000, 1 << 33])
+def test_items_and_values_that_were_not_kept_are_packed_too(length: int, codecs: bytes) -> None:
+    item = element(0x00100010, b"PN", b"\x1b$B;3ED\x1b(B") + element(0x00081030, b"LO", b"\xd0\x96")
+    sequence = element(0x00081110, b"SQ", struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item)
+    outer = examine(element(0x00080005, b"CS", codecs) + sequence, uids.EXPLICIT_LE).header
+    (inner,) = outer.sequence("ReferencedStudySequence")
+    value = None if length else b""
+    far = header.Header({0x00080060: Raw(b"", value, length), 0x00104000: Raw(b"UT", None, 3)})
+    for one in (outer, inner, far, header.Header({}, implicit=True, little=False)):
+        again = header.unpack(header.pack(one))
+        assert (again.implicit, again.little) == (one.implicit, one.little)
+        assert _everything(again) == _everything(one)
+        assert again.character_problem == one.character_problem
 
 
 def test_what_is_no_packed_header_is_told() -> None:
