@@ -2,7 +2,8 @@
 
 As a program: `python -m tests.faults.hostile.attack` with HOSTILE_SEQUENCES (default 100000),
 HOSTILE_SEED and HOSTILE_WORKERS in the environment; prints one JSON line with the figures and
-exits with 1 when the receiver died, hung, logged an error, grew or wrote where it should not.
+exits with 1 when the receiver died, hung, logged an error, kept memory, threads or descriptors,
+or wrote where it should not.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from tests.faults.hostile.target import HOST, Target, attacked
 
 HANG_SECONDS = 30.0
 GROWTH = 1.10
-WARM_UP = 300
+WARM_UP = 1000  # sequences before the base is taken
 SETTLE_SECONDS = 12.0  # the receiver gives memory back every ten
 
 
@@ -35,11 +36,19 @@ class Findings:
 
     sequences: int = 0
     answers: Counter[str] = field(default_factory=Counter)
+    confused: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     base_mib: float = 0.0
     peak_mib: float = 0.0
     end_mib: float = 0.0
+    growth: float = 0.0
+    per_second: float = 0.0
     seconds: float = 0.0
+
+    def note_memory(self, base: int, end: int) -> None:
+        """Bytes at the base and at the end."""
+        self.base_mib, self.end_mib = round(base / (1 << 20), 1), round(end / (1 << 20), 1)
+        self.growth = round(end / base - 1, 4)
 
 
 def play(port: int, what: Sequence, *, address: str = "127.0.0.1") -> str:
@@ -128,25 +137,42 @@ def attack(
     Without `weighs` the resident memory is not judged: that takes half a minute of waiting.
     """
     findings = Findings()
-    began = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        assert all(pool.map(lambda _: target.is_healthy(), range(WARM_UP if weighs else 1)))
-        play(target.port, Sequence("warm-up", (b"GET / HTTP/1.0\r\n\r\n",)))
+        _warm_up(target, pool, WARM_UP if weighs else 1)
         time.sleep(SETTLE_SECONDS if weighs else 0)
-        threads, base = target.threads(), target.resident()
+        threads, descriptors, base = target.threads(), target.descriptors(), target.resident()
+        began = time.monotonic()
         for batch in _batches(sequences, check_every):
             _play_all(pool, target, batch, findings)
-            findings.peak_mib = max(findings.peak_mib, target.resident() / (1 << 20))
+            findings.peak_mib = max(findings.peak_mib, round(target.resident() / (1 << 20), 1))
             findings.problems += _problems(target)
             if findings.problems:
                 break
-    findings.seconds = time.monotonic() - began
+    findings.seconds = round(time.monotonic() - began, 1)
+    findings.per_second = round(findings.sequences / findings.seconds, 1)
+    findings.confused = target.confused()
     if target.is_alive():
-        target.settle(threads=threads)
-        findings.problems += [f"{target.threads()} threads"] * (target.threads() > threads)
+        findings.problems += left_behind(target, threads=threads, descriptors=descriptors)
         if weighs:
-            _measure(target, findings, base)
+            findings.note_memory(base, back_to(target, base))
+            findings.problems += ["memory was kept"] * (findings.growth > GROWTH - 1)
     return findings
+
+
+def _warm_up(target: Target, pool: ThreadPoolExecutor, count: int) -> None:
+    assert target.is_healthy()
+    play(target.port, Sequence("warm-up", (b"GET / HTTP/1.0\r\n\r\n",)))  # starts the notices
+    sequences = (sequence(f"warm-up:{number}") for number in range(count))
+    for _ in pool.map(lambda one: _from_anywhere(target, one), sequences):
+        pass
+
+
+def left_behind(target: Target, *, threads: int, descriptors: int) -> list[str]:
+    """Threads and descriptors beyond those that were there before, after a minute at most."""
+    target.settle(threads=threads, descriptors=descriptors)
+    found = [f"{target.threads()} threads of {threads}"] * (target.threads() > threads)
+    now = target.descriptors()
+    return found + [f"{now} descriptors of {descriptors}"] * (now > descriptors)
 
 
 def _play_all(
@@ -186,15 +212,13 @@ def _problems(target: Target) -> list[str]:
     return found + [f"stranger: {path}" for path in target.strangers()]
 
 
-def _measure(target: Target, findings: Findings, base: int) -> None:
-    """Memory may be high for a while, but comes back (R26: within 60 s)."""
-    deadline = time.monotonic() + 60
-    while (end := target.resident()) > base * GROWTH and time.monotonic() < deadline:
+def back_to(target: Target, base: int, *, seconds: float = 60.0) -> int:
+    """Resident memory once it is back to the base, or after a minute (R26)."""
+    deadline = time.monotonic() + seconds
+    while (now := target.resident()) > base * GROWTH and time.monotonic() < deadline:
         assert target.is_healthy()
         time.sleep(0.5)
-    findings.base_mib, findings.end_mib = base / (1 << 20), end / (1 << 20)
-    if end > base * GROWTH:
-        findings.problems.append(f"memory grew from {base} to {end}")
+    return now
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,17 +22,22 @@ from typing import TYPE_CHECKING
 import django
 
 from router.spool import AssociationFacts, Counts, Spool, Spooled
+from tests.ingest.certificates import authority, signed
 from tests.receivers import CT, EXPLICIT_LITTLE, make_object
 from tests.senders import IMPLICIT_LITTLE, VERIFICATION, RawAssociation
 
 if TYPE_CHECKING:
     from ingest import scp
+    from ingest.waiting import Port
 
 ROOT = Path(__file__).parents[3]
 HOST = "127.0.0.1"
+CONFUSED = "association.confused"
+OURS, AUTHORITY = "ours", "ca"
+CLEAR_PEAK = "5"  # proc(5), clear_refs
 # Below the folder nothing else may ever exist.
 _LAWFUL = re.compile(
-    r"errors\.log|"
+    r"(errors|confused)\.log|(ca|ours)\.(pem|key|srl|csr|ext)|"
     r"spool(/(inbox|owners|rejections)(/[^/]+)?)?|"
     r"spool/inbox/[0-9a-f]{32}/(association(_end)?\.json|[0-9a-f]{32}\.part|"
     r"[0-9a-f]{32}\.[0-9a-f]{64}\.dcm|[^/]*\.tmp)"
@@ -67,6 +73,7 @@ class Target:
     process: "subprocess.Popen[str]"
     port: int
     folder: Path
+    secure_port: int = 0
 
     def is_alive(self) -> bool:
         return self.process.poll() is None
@@ -74,6 +81,13 @@ class Target:
     def resident(self) -> int:
         """Resident memory in bytes."""
         return self._status("VmRSS") * 1024
+
+    def peak(self) -> int:
+        """Resident memory in bytes at its highest since `forget_peak`."""
+        return self._status("VmHWM") * 1024
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text(CLEAR_PEAK)
 
     def threads(self) -> int:
         return self._status("Threads")
@@ -84,6 +98,10 @@ class Target:
     def errors(self) -> str:
         """Everything logged at ERROR, tracebacks included."""
         return (self.folder / "errors.log").read_text()
+
+    def confused(self) -> Counter[str]:
+        """Events that the upper layer's state machine did not foresee, with how often."""
+        return Counter((self.folder / "confused.log").read_text().splitlines())
 
     def strangers(self) -> list[str]:
         """Files and folders that have no place where they are."""
@@ -100,10 +118,12 @@ class Target:
         with RawAssociation(HOST, self.port, contexts=contexts) as assoc:
             return assoc.echo() == 0 and assoc.store(make_object())[0] == 0
 
-    def settle(self, *, threads: int, seconds: float = 60.0) -> None:
-        """Wait until as few threads run as before."""
+    def settle(self, *, threads: int, descriptors: int = 1 << 20, seconds: float = 60.0) -> None:
+        """Wait until as few threads run, and as few descriptors are open, as before."""
         deadline = time.monotonic() + seconds
-        while self.threads() > threads and time.monotonic() < deadline:
+        while self.threads() > threads or self.descriptors() > descriptors:
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.1)
 
     def _status(self, name: str) -> int:
@@ -111,9 +131,14 @@ class Target:
         return int(text.split(f"{name}:")[1].split()[0])
 
 
+def certify(folder: Path) -> None:
+    """Papers for the receiver that will be attacked below `folder`: it gets a TLS port too."""
+    signed(folder, OURS, authority(folder, AUTHORITY))
+
+
 @contextmanager
 def attacked(folder: Path, **patience: float) -> Iterator[Target]:
-    """A receiver below `folder` with short patience (see `_receiver`), ended afterwards."""
+    """A receiver below `folder` with short patience (see `_listen`), ended afterwards."""
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__]
     environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
     with subprocess.Popen(
@@ -126,7 +151,8 @@ def attacked(folder: Path, **patience: float) -> Iterator[Target]:
     ) as process:
         assert process.stdout is not None
         try:
-            yield Target(process, int(process.stdout.readline()), folder)
+            port, _, secure_port = process.stdout.readline().partition(" ")
+            yield Target(process, int(port), folder, int(secure_port.strip() or 0))
         finally:
             process.kill()
 
@@ -137,15 +163,24 @@ def main() -> None:
     django.setup()
     log = logging.FileHandler(folder / "errors.log")
     log.setLevel(logging.ERROR)
-    logging.basicConfig(handlers=[log], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[log, _Confusions(folder)], level=logging.INFO, force=True)
     from ingest import scp
 
     scp.quiet_libraries()
     threading.excepthook = _note_death
     listening = _listen(folder, **patience)
-    print(listening.address[1], flush=True)  # noqa: T201
+    print(listening.address[1], listening.secure_port or "", flush=True)  # noqa: T201
     sys.stdin.read()
     listening.stop(grace=0.0)
+
+
+class _Confusions(logging.FileHandler):
+    """Keeps what was said of confused associations, a line each."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "confused.log")
+        self.addFilter(lambda record: record.getMessage() == CONFUSED)
+        self.setFormatter(logging.Formatter("%(error)s"))
 
 
 def _note_death(death: threading.ExceptHookArgs) -> None:
@@ -184,7 +219,19 @@ def _listen(
         request_seconds=request_seconds,
         pace=Pace(pdu_seconds=pdu_seconds, window_seconds=pdu_seconds),
     )
-    return scp.listen(receiver, scp.open_listener(HOST, 0))
+    return scp.listen(receiver, scp.open_listener(HOST, 0), secure=_secure_port(folder))
+
+
+def _secure_port(folder: Path) -> "Port | None":
+    from ingest import scp
+    from ingest.tls import server_context
+    from ingest.waiting import Port
+
+    certificate = folder / f"{OURS}.pem"
+    if not certificate.exists():
+        return None
+    context = server_context(certificate, folder / f"{OURS}.key", None)
+    return Port(scp.open_listener(HOST, 0), context)
 
 
 if __name__ == "__main__":
