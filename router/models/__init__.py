@@ -29,7 +29,7 @@ from router.models.receipts import (
 )
 from router.models.rules import Rule, RuleState, Trigger
 from router.models.sources import DuplicatePolicy, Source
-from router.models.studies import Instance, InstanceState, Series, Study
+from router.models.studies import Instance, InstanceState, Series, Study, location_of
 from router.models.users import ApiToken, Permission, Role, Scope, User
 
 __all__ = [
@@ -81,4 +81,5 @@ __all__ = [
     "Trigger",
     "Unmatched",
     "User",
+    "location_of",
 ]

@@ -227,7 +227,9 @@ class JobItem(models.Model):
     counts attempts that ended in a failure, ``lost`` those whose worker died.
     """
 
-    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="items")
+    job = models.ForeignKey(
+        Job, on_delete=models.PROTECT, db_index=False, related_name="items"
+    )  # a constraint below begins with it
     destination = models.ForeignKey("Destination", on_delete=models.PROTECT, related_name="items")
     instance = models.ForeignKey("Instance", on_delete=models.PROTECT, related_name="items")
     decision = models.ForeignKey(
@@ -300,9 +302,13 @@ class AttemptOutcome(models.TextChoices):
 class Attempt(models.Model):
     """One try of one item; the row stands before the network is touched."""
 
-    item = models.ForeignKey(JobItem, on_delete=models.PROTECT, related_name="attempts")
+    item = models.ForeignKey(
+        JobItem, on_delete=models.PROTECT, db_index=False, related_name="attempts"
+    )  # the constraint below begins with it
     fence = models.PositiveIntegerField()
-    version = models.ForeignKey("DestinationVersion", on_delete=models.PROTECT, null=True)
+    version = models.ForeignKey(
+        "DestinationVersion", on_delete=models.PROTECT, null=True, db_index=False
+    )
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
     outcome = models.CharField(max_length=10, choices=AttemptOutcome, blank=True, default="")

@@ -89,6 +89,10 @@ class RoutingMarkQuerySet(models.QuerySet["RoutingMark"]):
         """Marks that no decision answers yet."""
         return self.filter(decision=None)
 
+    def due(self, now: datetime) -> "RoutingMarkQuerySet":
+        """Marks to be decided now; those whose file could not be read wait a while."""
+        return self.undecided().filter(Q(due_at=None) | Q(due_at__lte=now))
+
     def oldest_first(self) -> "RoutingMarkQuerySet":
         """In the order of arrival."""
         return self.order_by("id")
@@ -99,16 +103,26 @@ class RoutingMarkQuerySet(models.QuerySet["RoutingMark"]):
 
 
 class RoutingMark(models.Model):
-    """ "To be routed": one a stored instance version; answered by the decision it names."""
+    """ "To be routed": one a stored instance version; answered by the decision it names.
+
+    ``header`` is what the rules read (``dicom.header.pack``), kept until they were asked for the
+    last time; where it is absent the file is read. ``tries`` and ``due_at`` count and space the
+    looks at a file that cannot be read now.
+    """
 
     instance = models.OneToOneField(
         "Instance", on_delete=models.PROTECT, primary_key=False, related_name="mark"
     )
-    association = models.ForeignKey(Association, on_delete=models.PROTECT, related_name="+")
+    association = models.ForeignKey(
+        Association, on_delete=models.PROTECT, db_index=False, related_name="+"
+    )
     decision = models.ForeignKey(
         "Decision", on_delete=models.PROTECT, null=True, related_name="marks"
     )
     created_at = models.DateTimeField()
+    header = models.BinaryField(null=True)
+    tries = models.PositiveIntegerField(default=0)
+    due_at = models.DateTimeField(null=True)
 
     objects = RoutingMarkQuerySet.as_manager()
 

@@ -72,7 +72,9 @@ class Study(models.Model):
 class Series(models.Model):
     """A series of one study."""
 
-    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="series")
+    study = models.ForeignKey(
+        Study, on_delete=models.PROTECT, db_index=False, related_name="series"
+    )  # the constraint below begins with it
     series_instance_uid = models.CharField(max_length=64, db_index=True)
     modality = models.CharField(max_length=16)
     series_number = models.BigIntegerField(null=True)
@@ -161,4 +163,9 @@ class Instance(models.Model):
     @property
     def location(self) -> str:
         """The object's key below the storage root, from our own ids only."""
-        return f"{self.study_id // 1000}/{self.study_id}/{self.series_id}/{self.file_id}.dcm"
+        return location_of(self.study_id, self.series_id, file_id=self.file_id)
+
+
+def location_of(study_id: int, series_id: int, *, file_id: str) -> str:
+    """The key below the storage root of the object that has these row ids and this receipt id."""
+    return f"{study_id // 1000}/{study_id}/{series_id}/{file_id}.dcm"

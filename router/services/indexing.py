@@ -7,16 +7,14 @@ decided here. Refuses to answer anybody: the sender had its Success before.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from django.db import transaction
-from django.db.models import F
 
 from router import crashpoints, doorbell, storage
 from router.dicom.errors import DicomError
-from router.dicom.header import Structure
+from router.dicom.header import Structure, pack
 from router.dicom.uids import valid_uid
 from router.models import (
     Association,
@@ -27,14 +25,14 @@ from router.models import (
     Receipt,
     ReceiptOutcome,
     RoutingMark,
-    Series,
-    Study,
 )
-from router.services import clock, hierarchy
+from router.models.batches import Insert, Row, Update, reserve
+from router.services import clock, hierarchy, placing
 from router.services.associations import ensure_associations
 from router.services.counters import Tally
 from router.services.header_text import whole_number
 from router.services.hierarchy import Growth, Place
+from router.services.placing import Kept
 from router.spool import Spooled
 
 log = logging.getLogger(__name__)
@@ -52,16 +50,32 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
-class Known:
-    """What already stands under a SOP Instance UID."""
+# A header larger than this is read from the file again when the rules ask for it.
+PACKED_LIMIT = 32 << 10
 
-    instance: Instance
-    transfer_syntax_uid: str
-    sha256: str
+_INSTANCES = Insert(
+    Instance,
+    *("id", "study_id", "series_id", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid"),
+    *("instance_number", "state", "reason", "file_id", "sha256", "size", "offset", "received_at"),
+)
+_RECEIPTS = Insert(
+    Receipt,
+    *("uid", "association_id", "outcome", "reason", "sop_class_uid", "sop_instance_uid"),
+    *("study_instance_uid", "series_instance_uid", "transfer_syntax_uid", "sha256", "size"),
+    *("instance_id", "received_at"),
+)
+_MARKS = Insert(RoutingMark, "instance_id", "association_id", "created_at", "header")
+_ARRIVED = Update(
+    Association,
+    changes={
+        "objects_count": "objects_count + {1}",
+        "bytes": "bytes + {2}",
+        "seen_at": "{greatest}(seen_at, {3})",
+    },
+)
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """One object on its way through a batch."""
 
@@ -70,7 +84,7 @@ class Entry:
     problem: str = ""
     outcome: ReceiptOutcome = ReceiptOutcome.STORED
     reason: str = ""
-    instance: Instance | None = None
+    kept: Kept | None = None
 
 
 @dataclass
@@ -78,10 +92,10 @@ class Batch:
     """The entries of one transaction with the rows they hang on."""
 
     entries: list[Entry]
-    associations: dict[str, Association] = field(default_factory=dict)
-    studies: dict[str, Study] = field(default_factory=dict)
-    series: dict[tuple[str, str], Series] = field(default_factory=dict)
-    known: dict[str, list[Known]] = field(default_factory=dict)
+    associations: dict[str, int] = field(default_factory=dict)
+    studies: dict[str, int] = field(default_factory=dict)
+    series: dict[tuple[str, str], int] = field(default_factory=dict)
+    known: dict[str, list[Kept]] = field(default_factory=dict)
 
 
 def index(spooled: Sequence[Spooled], *, apart: str = "") -> int:
@@ -109,7 +123,7 @@ def index(spooled: Sequence[Spooled], *, apart: str = "") -> int:
             _write(Batch(fresh))
         crashpoints.reach("index.before_commit")
     crashpoints.reach("index.after_commit")
-    _move(batch.entries, done)
+    placing.move([(entry.spooled, entry.kept) for entry in batch.entries], done=done)
     crashpoints.reach("index.after_moves")
     return len(fresh)
 
@@ -156,7 +170,8 @@ def _already_indexed(batch: Batch) -> set[str]:
 
 def _write(batch: Batch) -> None:
     """Write every row of a batch; runs inside one transaction."""
-    batch.associations = ensure_associations(entry.spooled.association for entry in batch.entries)
+    rows = ensure_associations(entry.spooled.association for entry in batch.entries)
+    batch.associations = {uid: row.pk for uid, row in rows.items()}
     places = [entry.place for entry in batch.entries]
     batch.studies = hierarchy.ensure_studies(places)
     batch.series = hierarchy.ensure_series(places, batch.studies)
@@ -170,13 +185,12 @@ def _write(batch: Batch) -> None:
     doorbell.ring("route")
 
 
-def _known(entries: list[Entry]) -> dict[str, list[Known]]:
+def _known(entries: list[Entry]) -> dict[str, list[Kept]]:
     uids = {entry.spooled.sop_instance_uid for entry in entries}
-    known: dict[str, list[Known]] = {}
-    for row in Instance.objects.kept().filter(sop_instance_uid__in=uids).order_by("id"):
-        known.setdefault(row.sop_instance_uid, []).append(
-            Known(row, row.transfer_syntax_uid, row.sha256)
-        )
+    rows = Instance.objects.kept().filter(sop_instance_uid__in=uids).order_by("id")
+    known: dict[str, list[Kept]] = {}
+    for uid, *values in rows.values_list("sop_instance_uid", *placing.FIELDS):
+        known.setdefault(uid, []).append(Kept(*values))
     return known
 
 
@@ -186,25 +200,26 @@ def _decide(entry: Entry, batch: Batch) -> None:
     known = batch.known.setdefault(item.sop_instance_uid, [])
     same = [one for one in known if (one.transfer_syntax_uid, one.sha256) == _identity(item)]
     if same:
-        entry.outcome, entry.instance = ReceiptOutcome.DUPLICATE, same[0].instance
+        entry.outcome, entry.kept = ReceiptOutcome.DUPLICATE, same[0]
         entry.reason = "Identical to the object already stored."
         return
+    study = batch.studies[entry.place.study_uid]
+    current = next((one for one in known if one.state == InstanceState.CURRENT.value), None)
     if entry.problem:
         entry.outcome, entry.reason = ReceiptOutcome.QUARANTINED, entry.problem
-    elif any(one.instance.state == InstanceState.CURRENT for one in known):
-        entry.outcome, entry.reason = _conflict(entry, known, batch)
-    entry.instance = _new_instance(entry, batch)
-    known.append(Known(entry.instance, item.transfer_syntax, item.sha256))
+    elif current is not None:
+        entry.outcome, entry.reason = _conflict(entry, is_elsewhere=current.study_id != study)
+    place = (study, batch.series[entry.place.key])
+    entry.kept = Kept(0, *place, _STATES[entry.outcome].value, item.receipt_id, *_identity(item))
+    known.append(entry.kept)
 
 
 def _identity(item: Spooled) -> tuple[str, str]:
     return item.transfer_syntax, item.sha256
 
 
-def _conflict(entry: Entry, known: list[Known], batch: Batch) -> tuple[ReceiptOutcome, str]:
-    current = next(one.instance for one in known if one.instance.state == InstanceState.CURRENT)
-    study = batch.studies[entry.place.study_uid]
-    place = "" if current.study_id == study.pk else " in another study"
+def _conflict(entry: Entry, *, is_elsewhere: bool) -> tuple[ReceiptOutcome, str]:
+    place = " in another study" if is_elsewhere else ""
     if entry.spooled.association.duplicates == DuplicatePolicy.VERSIONS.value:
         return ReceiptOutcome.VERSION, f"Other bytes under a known SOP Instance UID{place}."
     return (
@@ -213,76 +228,66 @@ def _conflict(entry: Entry, known: list[Known], batch: Batch) -> tuple[ReceiptOu
     )
 
 
-def _new_instance(entry: Entry, batch: Batch) -> Instance:
-    item = entry.spooled
-    place = entry.place
-    number = whole_number(place.header, "InstanceNumber") if place.header else None
-    return Instance(
-        study=batch.studies[place.study_uid],
-        series=batch.series[place.key],
-        sop_instance_uid=item.sop_instance_uid,
-        sop_class_uid=item.sop_class_uid,
-        transfer_syntax_uid=item.transfer_syntax,
-        instance_number=number,
-        state=_STATES[entry.outcome],
-        reason=entry.reason,
-        file_id=item.receipt_id,
-        sha256=item.sha256,
-        size=item.size,
-        offset=item.offset,
-        received_at=item.received_at,
-    )
-
-
-def _created(batch: Batch) -> list[Entry]:
-    return [entry for entry in batch.entries if entry.outcome != ReceiptOutcome.DUPLICATE]
+def _created(batch: Batch) -> list[tuple[Entry, Kept]]:
+    """Return the entries that are new objects."""
+    return [
+        (entry, entry.kept)
+        for entry in batch.entries
+        if entry.kept is not None and entry.outcome != ReceiptOutcome.DUPLICATE
+    ]
 
 
 def _create_instances(batch: Batch) -> None:
-    rows = [entry.instance for entry in _created(batch) if entry.instance is not None]
-    rows.sort(key=lambda row: row.sop_instance_uid)  # two processes must not wait for each other
-    Instance.objects.bulk_create(rows, batch_size=500)
+    created = _created(batch)
+    ids = reserve(Instance, len(created))
+    for (_, kept), pk in zip(created, ids, strict=True):
+        kept.pk = pk
+    rows = [_instance(entry, kept) for entry, kept in created]
+    rows.sort(key=lambda row: str(row[3]))  # by UID: two processes must not wait for each other
+    _INSTANCES.write(rows)
+
+
+def _instance(entry: Entry, kept: Kept) -> Row:
+    item, header = entry.spooled, entry.place.header
+    return (
+        *(kept.pk, kept.study_id, kept.series_id),
+        *(item.sop_instance_uid, item.sop_class_uid, item.transfer_syntax),
+        whole_number(header, "InstanceNumber") if header else None,
+        *(kept.state, entry.reason, item.receipt_id, item.sha256, item.size, item.offset),
+        item.received_at,
+    )
 
 
 def _create_receipts(batch: Batch) -> None:
-    Receipt.objects.bulk_create(
-        [
-            Receipt(
-                uid=entry.spooled.receipt_id,
-                association=batch.associations[entry.spooled.association.id],
-                outcome=entry.outcome,
-                reason=entry.reason,
-                sop_class_uid=entry.spooled.sop_class_uid,
-                sop_instance_uid=entry.spooled.sop_instance_uid,
-                study_instance_uid=entry.place.study_uid,
-                series_instance_uid=entry.place.series_uid,
-                transfer_syntax_uid=entry.spooled.transfer_syntax,
-                sha256=entry.spooled.sha256,
-                size=entry.spooled.size,
-                instance=entry.instance,
-                received_at=entry.spooled.received_at,
-            )
-            for entry in batch.entries
-        ],
-        batch_size=500,
+    _RECEIPTS.write([_receipt(entry, batch) for entry in batch.entries])
+
+
+def _receipt(entry: Entry, batch: Batch) -> Row:
+    item = entry.spooled
+    return (
+        *(item.receipt_id, batch.associations[item.association.id]),
+        *(entry.outcome.value, entry.reason, item.sop_class_uid, item.sop_instance_uid),
+        *(entry.place.study_uid, entry.place.series_uid, item.transfer_syntax, item.sha256),
+        *(item.size, entry.kept.pk if entry.kept else None, item.received_at),
     )
 
 
 def _create_marks(batch: Batch) -> None:
     """Mark what is to be routed: everything stored except what is in quarantine."""
     now = clock.now()
-    marked = [e for e in _created(batch) if e.outcome != ReceiptOutcome.QUARANTINED]
-    RoutingMark.objects.bulk_create(
+    _MARKS.write(
         [
-            RoutingMark(
-                instance=entry.instance,
-                association=batch.associations[entry.spooled.association.id],
-                created_at=now,
-            )
-            for entry in marked
-        ],
-        batch_size=500,
+            (kept.pk, batch.associations[entry.spooled.association.id], now, _packed(entry.place))
+            for entry, kept in _created(batch)
+            if entry.outcome != ReceiptOutcome.QUARANTINED
+        ]
     )
+
+
+def _packed(place: Place) -> bytes | None:
+    """Return what the rules will read, so that the file need not be opened again for them."""
+    packed = pack(place.header) if place.header else b""
+    return packed if 0 < len(packed) <= PACKED_LIMIT else None
 
 
 def _count(batch: Batch) -> None:
@@ -293,23 +298,16 @@ def _count(batch: Batch) -> None:
     tally = Tally()
     for entry in batch.entries:
         _tally(tally, entry)
-        arrived = batch.associations[entry.spooled.association.id].pk
+        arrived = batch.associations[entry.spooled.association.id]
         _grow(associations.setdefault(arrived, Growth()), entry, current=True)
-        if entry.outcome == ReceiptOutcome.DUPLICATE or entry.instance is None:
+        if entry.outcome == ReceiptOutcome.DUPLICATE or entry.kept is None:
             continue
         stored = entry.outcome == ReceiptOutcome.STORED
-        _grow(studies.setdefault(entry.instance.study_id, Growth()), entry, current=stored)
-        series[entry.instance.series_id] += int(stored)
-    for pk, number in sorted(series.items()):
-        hierarchy.grow_series(pk, number)
-    for pk, growth in sorted(studies.items()):
-        hierarchy.grow_study(pk, growth)
-    for pk, growth in sorted(associations.items()):
-        Association.objects.filter(pk=pk).update(
-            objects_count=F("objects_count") + growth.current,
-            bytes=F("bytes") + growth.bytes,
-            seen_at=clock.now(),
-        )
+        _grow(studies.setdefault(entry.kept.study_id, Growth()), entry, current=stored)
+        series[entry.kept.series_id] += int(stored)
+    hierarchy.grow(studies, series)
+    now, arrived_at = clock.now(), sorted(associations.items())
+    _ARRIVED.write([(pk, growth.current, growth.bytes, now) for pk, growth in arrived_at])
     tally.write()
 
 
@@ -330,48 +328,3 @@ def _tally(tally: Tally, entry: Entry) -> None:
         modality=entry.place.header.text("Modality") if entry.place.header else "",
         source=entry.place.source,
     )
-
-
-def _move(entries: list[Entry], done: set[str]) -> None:
-    """Bring files to their final place; drop the bytes of identical duplicates."""
-    moves: list[tuple[Path, str]] = []
-    known = _rows_of(entries, done)
-    for entry in entries:
-        instance = known.get(entry.spooled.receipt_id, entry.instance)
-        if not _is_kept(instance, entry.spooled.receipt_id):
-            entry.spooled.path.unlink(missing_ok=True)
-        elif instance is not None and _is_there(entry.spooled, instance):
-            moves.append((entry.spooled.path, instance.location))
-    storage.objects().place(_one_by_one(moves))
-
-
-def _is_kept(instance: Instance | None, receipt_id: str) -> bool:
-    """Tell whether a receipt's bytes are those of its instance, and still wanted."""
-    if instance is None or instance.file_id != receipt_id:
-        return False
-    return instance.state != InstanceState.PURGED
-
-
-def _is_there(spooled: Spooled, instance: Instance) -> bool:
-    """Tell whether there is a file to move; one that is nowhere must not stop the others."""
-    if spooled.path.exists():
-        return True
-    try:
-        storage.objects().size(instance.location)
-    except FileNotFoundError:
-        log.error("index.file_missing", extra={"receipt": spooled.receipt_id})  # a gap to verify
-    return False
-
-
-def _one_by_one(moves: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
-    for move in moves:
-        crashpoints.reach("index.between_moves")
-        yield move
-
-
-def _rows_of(entries: list[Entry], done: set[str]) -> dict[str, Instance]:
-    """Find the instances of objects that an earlier run had indexed already."""
-    if not done:
-        return {}
-    receipts = Receipt.objects.filter(uid__in=done).select_related("instance")
-    return {receipt.uid: receipt.instance for receipt in receipts if receipt.instance}

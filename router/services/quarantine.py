@@ -66,12 +66,10 @@ def _leave(instance: Instance, state: InstanceState, reason: str) -> None:
 
 
 def _count(instance: Instance, *, is_current: bool) -> None:
-    """Count as the indexer does: the series before the study, so that neither waits for ever."""
     growth = hierarchy.Growth(quarantined=-1)
     if is_current:
-        hierarchy.grow_series(instance.series_id, 1)
         growth.current, growth.bytes = 1, instance.size
-    hierarchy.grow_study(instance.study_id, growth)
+    hierarchy.grow({instance.study_id: growth}, {instance.series_id: int(is_current)})
 
 
 def _record(event: str, instance: Instance, actor: Actor) -> None:
