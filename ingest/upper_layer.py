@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.transport import AssociationSocket
 
 from ingest.wire import (
@@ -82,9 +83,12 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # as above
         """The layer's thread. Its end wakes an association that waits for a request in vain."""
         try:
             super().run_reactor()
-        except Exception as error:  # noqa: BLE001  pynetdicom's state machine raises for events
-            # in an order that it did not foresee, as when an abort and our answer cross.
+        except InvalidEventError as error:
+            # Events in an order without a rule, as when an abort and our answer cross.
             log.info("association.confused", extra={"error": str(error)})
+            self.socket.close()
+        except Exception:
+            log.exception("association.layer_failed")
             self.socket.close()
         finally:
             self.to_user_queue.put(None)
@@ -117,8 +121,11 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # as above
             return True
         if self.state_machine.current_state in _OUR_TURN:
             return False
-        # Lent from the moment this thread enters Sta6, so no P-DATA is ever read twice.
+        # Lent from the moment this thread enters Sta6, so no P-DATA is ever read twice; but not
+        # when our acceptance failed to leave: that event closes the socket.
         if self._lends and self.state_machine.current_state == "Sta6":
+            if not self.event_queue.empty():
+                return False
             self._lent.set()
             self._wake.wait(PARKED_SECONDS)
             self._wake.clear()
