@@ -1,6 +1,7 @@
 """Each hostile sequence of the corpus: how it ends, and that nobody else notices."""
 
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -73,3 +74,13 @@ def drip(sock: socket.socket, piece: bytes = b"\0") -> float:
     except (BrokenPipeError, ConnectionResetError):
         pass
     return time.monotonic() - began
+
+
+def test_peers_gone_before_our_acceptance_leave_no_traceback(target: Target) -> None:
+    """Their socket was lent for data transfer after it had been closed."""
+    for _ in range(300):
+        with socket.create_connection((HOST, target.port), timeout=10) as sock:
+            sock.sendall(RQ)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert target.is_healthy()
+    assert target.errors() == ""
