@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 END_SECONDS = 35.0
 SAMPLE_SECONDS = 0.1
 MIB = 1 << 20
+ENDED = "ended"
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "USER", "LD_LIBRARY_PATH")
 
 
@@ -172,12 +173,20 @@ class Usage:
 
 
 def role_of(process: psutil.Process) -> str:
-    """Name a process after its command of ours, else after its program."""
-    words = process.cmdline()
+    """Name a process after its command of ours, else after its program.
+
+    One that ends meanwhile, or has ended and waits for its parent, as the children of
+    `storescp --fork` do, has no words any more; its name lasts a little longer.
+    """
+    words: list[str] = []
+    with contextlib.suppress(psutil.Error):
+        words = process.cmdline()
     at = next((n for n, word in enumerate(words) if word.endswith("manage.py")), None)
     if at is not None and at + 1 < len(words):
         return words[at + 1]
-    return process.name()
+    with contextlib.suppress(psutil.Error):
+        return process.name()
+    return ENDED
 
 
 @contextlib.contextmanager
@@ -208,7 +217,7 @@ def watched(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[Usage]:
         for process, role, before in members.values():
             used = max(0.0, _cpu(process) - before)
             usage.cpu[role] = usage.cpu.get(role, 0.0) + used
-            usage.peak_mib[role] = max(usage.peak_mib.get(role, 0.0), peaks[process.pid])
+            usage.peak_mib[role] = max(usage.peak_mib.get(role, 0.0), peaks.get(process.pid, 0.0))
 
 
 def _cpu(process: psutil.Process) -> float:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 from pydicom import dcmread
 
@@ -100,6 +101,18 @@ class TestWire:
         processes.end(child)
         assert list(usage.cpu) == ["sleep"]
         assert usage.peak_mib["sleep"] > 0
+
+    def test_what_has_ended_does_not_stop_the_watching(self) -> None:
+        line = "sleep 0 & echo $!; exec sleep 60"
+        child = processes.start(["sh", "-c", line], piped=True)
+        ended = psutil.Process(int(processes.read_line(child, 10)))
+        processes.wait_until(lambda: ended.status() == psutil.STATUS_ZOMBIE, 10, "its end")
+        assert processes.role_of(ended) == "sleep"
+        with processes.watched([child]) as usage:
+            pass
+        processes.end(child)
+        assert "sleep" in usage.cpu
+        assert processes.role_of(ended) in {"sleep", processes.ENDED}
 
 
 class TestRouting:
