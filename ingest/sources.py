@@ -78,18 +78,19 @@ SourcesState = Literal["absent", "listed", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class SourceList:
-    """One revision of the file."""
+    """One revision of the file. `has_rows` counts disabled ones too: they are listed as well."""
 
     state: SourcesState
     sources: tuple[Source, ...] = ()
     revision: int = 0
+    has_rows: bool = False
 
     def admit(self, ae_title: str, host: str) -> Admission | None:
         """What the caller may do, or None when it is unknown (`contract.md`, Sources)."""
         address = _address(host)
         if self.state == "unreadable":
             return None
-        if not self.sources:
+        if not self.has_rows:
             return Admission(None, EVERY_SERVICE, "quarantine") if address.is_loopback else None
         found = [source for source in self.sources if source.matches(ae_title, address)]
         if not found:
@@ -133,9 +134,10 @@ def parse(text: str) -> SourceList:
     """The list in a `sources.json`. Raises ValueError for anything it does not understand."""
     try:
         data = json.loads(text)
-        rows = [row for row in data["sources"] if row.get("enabled", True)]
-        sources = tuple(_source(row) for row in rows)
-        return SourceList("listed", sources, revision=int(data.get("revision", 0)))
+        rows = list(data["sources"])
+        sources = tuple(_source(row) for row in rows if row.get("enabled", True))
+        revision = int(data.get("revision", 0))
+        return SourceList("listed", sources, revision=revision, has_rows=bool(rows))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a list of sources: {error!r}") from error
 

@@ -48,9 +48,13 @@ def test_what_a_source_allows() -> None:
     assert (pattern.services, pattern.duplicates) == (frozenset({"echo"}), "quarantine")
 
 
-@pytest.mark.parametrize(
-    "sources", [SourceList("absent"), listed(), listed({**EXACT, "enabled": False})]
-)
+def test_with_every_source_disabled_nobody_may_come() -> None:
+    sources = listed({**EXACT, "enabled": False}, {**PATTERN, "enabled": False})
+    assert sources.admit("CT1", "127.0.0.1") is None
+    assert sources.admit("CT2", "10.0.0.1") is None
+
+
+@pytest.mark.parametrize("sources", [SourceList("absent"), listed()])
 def test_without_sources_loopback_may_do_everything(sources: SourceList) -> None:
     admission = sources.admit("ANY", "127.0.0.1")
     assert admission is not None
