@@ -6,6 +6,7 @@ The stored hash is checked while sending: an object that does not match never le
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -35,7 +36,7 @@ from router.destinations.outcomes import (
     rejection_sentence,
     status_sentence,
 )
-from router.destinations.parcels import parcel
+from router.destinations.parcels import Ahead, parcel
 from router.dicom import part10
 
 HOST_LENGTH = 253
@@ -160,13 +161,15 @@ class DicomSender:
         except dimse.DimseError as error:
             halt = self._refusal(error)
         else:
-            with association:
+            following = iter([*items[1:], None])
+            with association, Ahead(association) as ahead:
                 while halt is None and (item := next(waiting, None)) is not None:
                     if stop():
                         halt = _STOPPED
                         yield halt.result(item)
                         break
-                    result, halt = self._one(association, plan, item)
+                    turn = _Turn(association, plan, ahead, next(following))
+                    result, halt = self._one(turn, item)
                     if _is_odd(item, result):
                         result = self._again_padded(plan, item, pace) or result
                     yield result
@@ -180,7 +183,7 @@ class DicomSender:
         either."""
         try:
             with dimse.associate(self._peer, plan.proposals, pace=pace) as association:
-                result, _ = self._one(association, plan, item, padded=True)
+                result, _ = self._one(_Turn(association, plan), item)
         except dimse.DimseError:
             return None
         if result.status is None:
@@ -188,26 +191,18 @@ class DicomSender:
         detail = f"{result.detail} {self._name} took it with a padding byte only."
         return replace(result, detail=detail, warnings=(*result.warnings, detail))
 
-    def _one(
-        self,
-        association: dimse.Association,
-        plan: dimse.Plan,
-        item: Outgoing,
-        *,
-        padded: bool = False,
-    ) -> tuple[Result, _Halt | None]:
+    def _one(self, turn: "_Turn", item: Outgoing) -> tuple[Result, _Halt | None]:
         """Send one item; return its result, and a halt when the association did not survive."""
-        context = dimse.choose(*_key(item), proposals=plan.proposals, accepted=association.contexts)
+        association, context = turn.association, turn.context(item)
         if context is None:
             return Result(item.item_id, Outcome.DATA_ERROR, self._no_context(item)), None
-        context_id, transfer_syntax = context
         failure: dimse.DimseError | None = None
         try:
-            with parcel(item, context_id, transfer_syntax, padded=padded) as packed:
-                sent = association.store(packed)
+            with turn.parcel(item, *context) as packed:
+                sent = association.store(packed, meanwhile=turn.look_ahead)
             failure = sent.failure
             result = self._judge(
-                item, sent, transfer_syntax=transfer_syntax, answered=association.answered
+                item, sent, transfer_syntax=context[1], answered=association.answered
             )
         except dimse.Damaged as error:
             detail = f"The stored object was not delivered: {error}."
@@ -306,6 +301,39 @@ class DicomSender:
         except dimse.DimseError as error:
             return Step("echo", ok=False, detail=self._trouble(error))
         return Step("echo", ok=status == 0, detail=status_sentence(status, peer=self._name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What one item is sent with: the association, and the item that comes after it. Without
+    `ahead` the item leaves padded."""
+
+    association: dimse.Association
+    plan: dimse.Plan
+    ahead: Ahead | None = None
+    following: Outgoing | None = None
+
+    def context(self, item: Outgoing) -> tuple[int, str] | None:
+        """Return context id and transfer syntax for `item`, None when the peer accepted none."""
+        return dimse.choose(
+            *_key(item), proposals=self.plan.proposals, accepted=self.association.contexts
+        )
+
+    def parcel(
+        self, item: Outgoing, context_id: int, transfer_syntax: str
+    ) -> AbstractContextManager[dimse.Parcel]:
+        """Return `item` as a parcel."""
+        if self.ahead is None:
+            return parcel(item, context_id, transfer_syntax, padded=True)
+        return self.ahead.parcel(item, context_id, transfer_syntax)
+
+    def look_ahead(self) -> None:
+        """Open what comes next and read its beginning."""
+        if self.ahead is None or self.following is None:
+            return
+        context = self.context(self.following)
+        if context is not None:
+            self.ahead.look_at(self.following, *context)
 
 
 _ARRIVED = frozenset({Outcome.DELIVERED, Outcome.WARNING})

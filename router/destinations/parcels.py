@@ -6,15 +6,60 @@ good) or `Unreadable` (for now).
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 from router import dimse
 from router.destinations.base import Outgoing
 from router.dicom.transcode import Readable, reencode
 
 READ_BYTES = 1 << 16
+
+
+class Ahead:
+    """Opens the parcel after the present one, and has its beginning read, while an answer is
+    awaited; what goes wrong with it is said when its turn comes. Use it in a `with`."""
+
+    def __init__(self, association: dimse.Association) -> None:
+        self._association = association
+        self._item: Outgoing | None = None
+        self._made: dimse.Parcel | dimse.Damaged | dimse.Unreadable | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def look_at(self, item: Outgoing, context_id: int, transfer_syntax: str) -> None:
+        """Open `item`, which comes next, and read its beginning."""
+        self._item = item
+        try:
+            made = self._open.enter_context(parcel(item, context_id, transfer_syntax))
+            self._association.begin(made)
+            self._made = made
+        except (dimse.Damaged, dimse.Unreadable) as error:
+            self._made = error
+
+    @contextmanager
+    def parcel(
+        self, item: Outgoing, context_id: int, transfer_syntax: str
+    ) -> Iterator[dimse.Parcel]:
+        """Give `item` as a parcel, opened before or now; close it at the end.
+
+        Raises:
+            dimse.Damaged, dimse.Unreadable.
+        """
+        opened, self._open = self._open, ExitStack()
+        with opened:
+            if self._item is not item:
+                self._made = opened.enter_context(parcel(item, context_id, transfer_syntax))
+            made, self._item, self._made = self._made, None, None
+            if not isinstance(made, dimse.Parcel):
+                raise cast(Exception, made)  # it was looked at, and this was found
+            yield made
 
 
 @contextmanager

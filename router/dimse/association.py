@@ -1,8 +1,9 @@
 """One association that we requested: echo, store, release, abort (PS3.7 9.1.1 and 9.1.5).
 
 The data set leaves as it is read, cut into the P-DATA PDUs that the peer takes, and is hashed on
-the way; the last block is held back until the hash of the whole is known to be right. Decides
-nothing about retries.
+the way; the last block is held back until the hash of the whole is known to be right. While an
+answer is awaited the beginning of the next parcel is read and hashed. Decides nothing about
+retries.
 """
 
 import hashlib
@@ -105,6 +106,33 @@ class Sent:
     egress_sha256: str | None
 
 
+class _Reading:
+    """A parcel as it is read: its blocks in order, each hashed before it is given out."""
+
+    def __init__(self, parcel: Parcel, blocks: Iterator[tuple[memoryview, bool]]) -> None:
+        self.parcel, self._blocks, self._digest = parcel, blocks, hashlib.sha256()
+        self._ahead: list[tuple[memoryview, bool]] = []
+
+    def begin(self) -> None:
+        """Read the first block ahead of its turn."""
+        self._ahead.append(self._next())
+
+    def __iter__(self) -> Iterator[tuple[memoryview, bool]]:
+        last = False
+        while not last:
+            block, last = self._ahead.pop() if self._ahead else self._next()
+            yield block, last
+
+    def _next(self) -> tuple[memoryview, bool]:
+        block, last = next(self._blocks)
+        self._digest.update(block)
+        return block, last
+
+    def sha256(self) -> str:
+        """Return the hash of what was given out."""
+        return self._digest.hexdigest()
+
+
 class Association:
     """An association in data transfer (PS3.8 Sta6). Use it in a `with`: it is released at the end,
     aborted when an exception ends it."""
@@ -119,6 +147,7 @@ class Association:
         self._fragment = (self.most_pdu - PDV_HEADER_BYTES) & ~1
         block = max(1, BLOCK_BYTES // self._fragment) * self._fragment
         self._block, self._spare = bytearray(block), bytearray()
+        self._begun: _Reading | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -146,28 +175,38 @@ class Association:
             self._end(error)
             raise
 
-    def store(self, parcel: Parcel) -> Sent:
-        """Send a parcel and wait for the answer.
+    def begin(self, parcel: Parcel) -> None:
+        """Read the beginning of `parcel`, which is stored next; for `meanwhile` of `store`.
+
+        Raises:
+            Damaged, Unreadable: nothing of it has left; the association is as it was.
+        """
+        reading = _Reading(parcel, self._blocks(parcel.stream))
+        reading.begin()
+        self._begun = reading
+
+    def store(self, parcel: Parcel, *, meanwhile: Callable[[], None] | None = None) -> Sent:
+        """Send a parcel and wait for the answer; `meanwhile` is called once all of it has left.
 
         Raises:
             Damaged, Unreadable: the association is aborted if a byte of the parcel had left.
         """
         message_id = self._next_message_id()
         self._wire.until = time.monotonic() + self._pace.deadline(parcel.size)
-        digest, moved, begun, complete = hashlib.sha256(), 0, False, False
+        reading, moved, begun, complete = self._reading(parcel), 0, False, False
         response: Response | None = None
         failure: DimseError | None = None
         head = self._command(parcel, message_id)
         try:
-            for block, last in self._blocks(parcel.stream):
-                digest.update(block)
-                if last and not parcel.intact(digest.hexdigest()):
+            for block, last in reading:
+                if last and not parcel.intact(reading.sha256()):
                     raise Damaged("its bytes are not those that were received")
                 tail = self._fragments(block, parcel.context_id, LAST if last else 0)
                 self._wire.listen()
                 begun = True
                 self._wire.send([*head, *tail])
                 head, moved, complete = [], moved + len(block), last
+            self._spend(meanwhile)
             response = self._response(parcel.context_id, message_id, commands.C_STORE_RSP)
         except DimseError as error:
             failure = error
@@ -179,8 +218,21 @@ class Association:
         finally:
             self._wire.until = float("inf")
         self.answered += response is not None
-        egress_sha256 = digest.hexdigest() if complete else None
+        egress_sha256 = reading.sha256() if complete else None
         return Sent(response, failure, begun, complete, moved, egress_sha256)
+
+    def _reading(self, parcel: Parcel) -> _Reading:
+        begun, self._begun = self._begun, None
+        if begun is not None and begun.parcel is parcel:
+            return begun
+        return _Reading(parcel, self._blocks(parcel.stream))
+
+    def _spend(self, meanwhile: Callable[[], None] | None) -> None:
+        """Call `meanwhile`; the time it takes is not the peer's."""
+        if meanwhile is not None:
+            started = time.monotonic()
+            meanwhile()
+            self._wire.until += time.monotonic() - started
 
     def release(self) -> None:
         """Release the association if it is still there (PS3.8 7.2); never raises."""

@@ -1,39 +1,34 @@
-"""Deliver what is due: claim with a lease, write the attempts, send, finish or retry or park.
+"""Deliver what is due: claim with a lease, send, write what became of it; take back what was lost.
 
-One drain works for one slot of one destination: it takes no new item after 20 s and returns; the
+One drain works for one slot of one destination: it claims nothing new after 20 s and returns; the
 item in flight ends under its own deadlines. Every write after the claim says "where the lease is
-mine", so a late worker changes nothing. What becomes of an item is decided in ``results``.
+mine", so a late worker changes nothing. What becomes of an item is decided in ``results``; a
+database that is away delays what is to be written and loses none of it.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 
-from router import crashpoints, doorbell
+from router import crashpoints, doorbell, stopping
 from router.destinations import KINDS
-from router.destinations.base import Context, Outgoing, Result, Sender
-from router.models import (
-    Attempt,
-    AttemptOutcome,
-    Destination,
-    InstanceState,
-    ItemState,
-    JobItem,
-    LaneSlot,
-)
-from router.services import archive, clock, lanes, liveness, results
-from router.services.results import Claim, LeaseLost, lease
+from router.destinations.base import Context, Outgoing
+from router.models import Attempt, AttemptOutcome, Destination, ItemState, JobItem, LaneSlot
+from router.services import archive, claims, clock, lanes, liveness, results, tallies
+from router.services.claims import Claim, Held
+from router.services.outages import TROUBLE, forget, insist
+from router.services.results import ARRIVED
+from router.services.sending import Line, Load, News
 
 log = logging.getLogger(__name__)
 
-CLAIM = 100
 DRAIN_SECONDS = 20.0
 LINGER_SECONDS = 0.5
-FLUSH_RESULTS = 25
 FLUSH_SECONDS = 0.5
 MOST_LOST = 5
 
@@ -44,7 +39,7 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
     Args:
         destination_id: row id.
         slot_number: which of the destination's parallel associations, from 0.
-        stop: asked between items and PDUs; true ends the drain.
+        stop: asked between items and PDUs, by more than one thread; true ends the drain.
 
     Returns:
         How many items got an answer.
@@ -57,9 +52,10 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
     if slot is None:
         return 0
     try:
-        return _drain(row, slot, stop)
+        with Line() as line:
+            return _Drain(row, slot, line, stop).run()
     finally:
-        LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(owner="", lease_until=None)
+        insist(partial(_leave, slot), give_up=stopping.overdue)
 
 
 def _take_slot(destination: Destination, number: int) -> LaneSlot | None:
@@ -68,137 +64,152 @@ def _take_slot(destination: Destination, number: int) -> LaneSlot | None:
     owner = liveness.new_name()
     free = LaneSlot.objects.filter(pk=slot.pk)
     free = free.filter(owner="") | free.filter(lease_until__lt=now)
-    if not free.update(owner=owner, lease_until=now + lease(destination)):
+    if not free.update(owner=owner, lease_until=now + claims.LEASE):
         return None
     slot.owner = owner
     return slot
 
 
-def _drain(destination: Destination, slot: LaneSlot, stop: Callable[[], bool]) -> int:
-    count = 0
-    started = idle_since = time.monotonic()
-    while not stop() and time.monotonic() - started < DRAIN_SECONDS:
-        claim = _claim(destination, slot)
-        if claim is None:
-            if not lanes.may_run(destination) or time.monotonic() - idle_since > LINGER_SECONDS:
-                return count
+def _leave(slot: LaneSlot) -> None:
+    LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(owner="", lease_until=None)
+
+
+class _Drain:
+    """One run of one slot: claims and writes here, while the line sends.
+
+    The next claim is made when the present one is half answered, so that its attempts stand
+    before its turn comes and the wire never waits for the database.
+    """
+
+    def __init__(
+        self, destination: Destination, slot: LaneSlot, line: Line, stop: Callable[[], bool]
+    ) -> None:
+        self._destination, self._slot, self._line, self._stop = destination, slot, line, stop
+        self._claims: list[Claim] = []
+        self._count = 0
+        self._started = self._idle_since = self._renewed = time.monotonic()
+        self._is_idle = False
+
+    def run(self) -> int:
+        """Deliver; return how many items got an answer."""
+        try:
+            while self._claims or self._goes_on():
+                self._step()
+        except BaseException:
+            for claim in self._claims:
+                claim.lost = True  # so that the sending ends now
+            raise
+        return self._count
+
+    def _goes_on(self) -> bool:
+        """With nothing in hand: tell whether to look for more."""
+        if self._is_idle:
+            return False
+        if self._stop() or time.monotonic() - self._started >= DRAIN_SECONDS:
+            doorbell.ring("deliver", self._destination.pk, self._slot.number)
+            return False
+        return True
+
+    def _step(self) -> None:
+        if not self._claims:
+            self._begin(claims.claim(self._destination, self._slot))
+        elif self._may_fetch():
+            self._begin(self._fetch())
+        if self._claims:
+            self._write(self._line.collect(FLUSH_SECONDS))
+            self._renew()
+            self._idle_since = time.monotonic()
+        else:
+            self._wait()
+
+    def _wait(self) -> None:
+        late = time.monotonic() - self._idle_since > LINGER_SECONDS
+        self._is_idle = late or not lanes.may_run(self._destination)
+        if not self._is_idle:
             time.sleep(0.05)
-            continue
-        _ring_next(destination, slot)
-        crashpoints.reach("deliver.after_claim")
-        count += _deliver(claim, stop)
-        idle_since = time.monotonic()
-    doorbell.ring("deliver", destination.pk, slot.number)
-    return count
 
+    def _may_fetch(self) -> bool:
+        """Whether the next claim may be made beside the one under way, which goes well."""
+        one = self._claims[0]
+        is_half_done = one.delivered > 0 and one.remaining() <= claims.CLAIM // 2
+        return len(self._claims) == 1 and is_half_done and self._may_begin()
 
-def _ring_next(destination: Destination, slot: LaneSlot) -> None:
-    """Have the next slot help while a backlog stands."""
-    if slot.number + 1 < lanes.slots(destination):
-        waiting = JobItem.objects.filter(destination=destination).due(clock.now())
-        if waiting.exists():
-            doorbell.ring("deliver", destination.pk, slot.number + 1)
+    def _may_begin(self) -> bool:
+        return not self._stop() and time.monotonic() - self._started < DRAIN_SECONDS
 
+    def _fetch(self) -> Claim | None:
+        try:
+            return claims.claim(self._destination, self._slot, beside=True)
+        except TROUBLE:
+            if connection.in_atomic_block:
+                raise
+            forget()
+            return None
 
-def _claim(destination: Destination, slot: LaneSlot) -> Claim | None:
-    """Claim the oldest due items; after a failure or a lost worker only one, as a probe."""
-    fresh = Destination.objects.active().select_related("version").filter(pk=destination.pk).first()
-    if fresh is None or not lanes.may_run(fresh):
-        return None
-    now = clock.now()
-    due = JobItem.objects.filter(destination=fresh).due(now).oldest_first()
-    first = due.values_list("pk", "lost").first()
-    if first is None:
-        return None
-    limit = 1 if first[1] or fresh.lane.failures else CLAIM
-    due = due if first[1] else due.filter(lost=0)
-    ids = list(due.values_list("pk", flat=True)[:limit])
-    owner, until = liveness.new_name(), now + lease(fresh)
-    if not LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(lease_until=until):
-        return None  # we were held up for so long that the slot is another's now
-    JobItem.objects.filter(pk__in=ids).lease(now=now, until=until, owner=owner)
-    mine = JobItem.objects.filter(pk__in=ids).leased_by(owner).oldest_first()
-    rows = mine.select_related("instance__study", "instance__series", "decision", "job")
-    items = {item.pk: item for item in rows}
-    return Claim(owner, slot, fresh, items) if items else None
+    def _begin(self, claim: Claim | None) -> None:
+        if claim is None:
+            return
+        crashpoints.reach("deliver.after_attempts")
+        self._claims.append(claim)
+        self._ring_next()
+        crashpoints.reach("deliver.before_send")
+        self._line.give(_load(claim, self._stop), first=len(self._claims) == 1)
 
+    def _ring_next(self) -> None:
+        """Have the next slot help while a backlog stands."""
+        if self._slot.number + 1 < lanes.slots(self._destination):
+            waiting = JobItem.objects.filter(destination=self._destination).due(clock.now())
+            if waiting.exists():
+                doorbell.ring("deliver", self._destination.pk, self._slot.number + 1)
 
-# --- sending -------------------------------------------------------------------------------------
-def _deliver(claim: Claim, stop: Callable[[], bool]) -> int:
-    """Send the items of a claim and write what became of each."""
-    version = claim.destination.version
-    assert version is not None  # noqa: S101 - drain() has checked
-    _refuse_changed(claim)
-    if not claim.items:
-        return 0
-    _begin_attempts(claim)
-    crashpoints.reach("deliver.after_attempts")
-    outgoing = [_outgoing(item) for item in claim.items.values()]
-    sender = KINDS[claim.destination.kind].sender(version.settings)
-    first_use = claim.destination.lane.verified_endpoint != version.endpoint
-    context = Context(
-        progress=claim.progress, stop=stop, abort=claim.must_end, echo_first=first_use
-    )
-    crashpoints.reach("deliver.before_send")
-    return _gather(claim, sender, outgoing, context)
-
-
-def _gather(claim: Claim, sender: Sender, outgoing: Sequence[Outgoing], context: Context) -> int:
-    """Write results in small groups, as they come."""
-    count, known, flushed = 0, list[Result](), time.monotonic()
-    try:
-        for result in sender.send(outgoing, context):
-            known.append(result)
-            crashpoints.reach("deliver.after_send")
-            late = time.monotonic() - flushed > FLUSH_SECONDS
-            if len(known) >= FLUSH_RESULTS or late:
-                count += results.finish(claim, known)
+    def _write(self, news: Sequence[News]) -> None:
+        """Write what became known, however long the database is away."""
+        for one in news:
+            if one.results:
+                write = partial(results.finish, one.claim, one.results)
+                self._count += insist(write, give_up=stopping.overdue)
+                _note(one)
                 crashpoints.reach("deliver.after_commit")
-                known, flushed = [], time.monotonic()
-    except LeaseLost:
-        log.warning("delivery.lease_lost", extra={"destination": claim.destination.name})
-    finally:
-        if known:
-            count += results.finish(claim, known)
-            crashpoints.reach("deliver.after_commit")
-    return count
+            if one.is_over:
+                self._claims.remove(one.claim)
+        error = next((one.error for one in news if one.error is not None), None)
+        if error is not None:
+            raise error
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed < claims.RENEW_SECONDS:
+            return
+        self._renewed = time.monotonic()
+        try:
+            claims.renew(self._claims, self._slot)
+        except TROUBLE:
+            if connection.in_atomic_block:
+                raise
+            forget()
 
 
-def _refuse_changed(claim: Claim) -> None:
-    """Hold what was decided for another address; park what is not the object any more (R20)."""
-    for item in list(claim.items.values()):
-        state, reason = _objection(item, claim.destination)
-        if state is not None:
-            _take_out(claim, item, state=state, reason=reason)
+def _note(news: News) -> None:
+    """Keep in mind what is written."""
+    news.claim.answered.update(result.item_id for result in news.results)
+    arrived = sum(result.outcome in ARRIVED for result in news.results)
+    news.claim.delivered += arrived
 
 
-@transaction.atomic
-def _take_out(claim: Claim, item: JobItem, *, state: ItemState, reason: str) -> None:
-    mine = JobItem.objects.filter(pk=item.pk).leased_by(claim.owner)
-    changed = mine.update(state=state, reason=reason, owner="", lease_until=None)
-    if changed and state == ItemState.PARKED:
-        results.count_parked(item, claim.destination)
-    del claim.items[item.pk]
+def _load(claim: Claim, stop: Callable[[], bool]) -> Load:
+    destination = claim.destination
+    version = destination.version
+    assert version is not None  # noqa: S101 - drain() has checked
+    context = Context(
+        progress=claim.progress,
+        stop=lambda: claim.must_end() or stop(),
+        abort=claim.must_end,
+        echo_first=destination.lane.verified_endpoint != version.endpoint,
+    )
+    outgoing = [_outgoing(item) for item in claim.items.values()]
+    return Load(claim, KINDS[destination.kind].sender(version.settings), outgoing, context)
 
 
-def _objection(item: JobItem, destination: Destination) -> tuple[ItemState | None, str]:
-    if item.endpoint != destination.endpoint:
-        return ItemState.HELD, (
-            f"The address of {destination.name} has changed since this was decided; release to "
-            "send it there."
-        )
-    if item.instance.state not in {InstanceState.CURRENT, InstanceState.VERSION}:
-        return ItemState.PARKED, "The object is not current any more; it was not sent."
-    try:
-        size = archive.stored_size(item.instance)
-    except FileNotFoundError:
-        return ItemState.PARKED, "The stored object is missing; run verify_ledger."
-    if size != item.instance.offset + item.instance.size:
-        return ItemState.PARKED, "The stored object has another length; run verify_ledger."
-    return None, ""
-
-
-def _outgoing(item: JobItem) -> Outgoing:
+def _outgoing(item: Held) -> Outgoing:
     instance = item.instance
     return Outgoing(
         item_id=item.pk,
@@ -211,20 +222,8 @@ def _outgoing(item: JobItem) -> Outgoing:
         open=lambda: archive.opened(instance),
         header=lambda: archive.header_of(instance),
         received_at=instance.received_at,
-        source=instance.study.source,
+        source=item.source,
     )
-
-
-def _begin_attempts(claim: Claim) -> None:
-    """Write the attempts before the network is touched (R15)."""
-    now = clock.now()
-    rows = Attempt.objects.bulk_create(
-        [
-            Attempt(item=item, fence=item.fence, version=claim.destination.version, started_at=now)
-            for item in claim.items.values()
-        ]
-    )
-    claim.attempts = {row.item_id: row for row in rows}
 
 
 # --- what workers left ---------------------------------------------------------------------------
@@ -272,5 +271,9 @@ def _take_back(item: JobItem, now: datetime) -> int:
             ended_at=now, outcome=AttemptOutcome.WORKER_LOST, detail="The worker was lost."
         )
     if changed and parked:
-        results.count_parked(item, item.destination)
+        tallies.parked(_counted(item), item.destination)
     return changed
+
+
+def _counted(item: JobItem) -> Held:
+    return claims.held(JobItem.objects.filter(pk=item.pk))[item.pk]

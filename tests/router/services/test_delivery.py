@@ -26,7 +26,7 @@ from router.models import (
     LaneSlot,
     LaneState,
 )
-from router.services import clock, delivery, jobs, reckoning, results
+from router.services import claims, clock, delivery, jobs, reckoning
 from router.services.actors import SYSTEM
 from tests import deliveries
 from tests.sinks import Script, Sink
@@ -417,7 +417,7 @@ def test_an_item_that_outlives_five_workers_is_parked_and_the_others_go_on(
                     _drain(pacs, stop=_dying(1))
                 assert _states([poison]) == [S.LEASED]
                 assert delivery.recover_lost() == 0  # its lease still runs
-            with clock.shifted(number * 60 * SECOND + results.lease(pacs) + SECOND):
+            with clock.shifted(number * 60 * SECOND + claims.LEASE + SECOND):
                 assert delivery.recover_lost() == (3 if number == 0 else 1)
         assert _states([poison]) == [S.PARKED]
         assert _attempts(poison) == [A.WORKER_LOST] * 5
@@ -445,6 +445,7 @@ def test_a_stop_in_the_middle_gives_the_rest_back(tmp_path: Path) -> None:
     assert [stored.sop_instance_uid for stored in sink.objects] == _uids(items)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_late_worker_changes_nothing(tmp_path: Path) -> None:
     """Its lease ends while it sends; another claims and delivers; its own results are refused."""
     with Sink() as sink:
@@ -455,7 +456,7 @@ def test_a_late_worker_changes_nothing(tmp_path: Path) -> None:
         def overtaken() -> bool:
             calls.append(1)
             if len(calls) == 3:  # the first object was answered, and its result is not written yet
-                with clock.shifted(results.lease(pacs) + SECOND):
+                with clock.shifted(claims.LEASE + SECOND):
                     assert delivery.recover_lost() == 3
                     assert sum(_drain(pacs, slot=1) for _ in items) == 3
             return False

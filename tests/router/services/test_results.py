@@ -17,7 +17,8 @@ from router.models import (
     LaneSlot,
     LaneState,
 )
-from router.services import clock, results
+from router.services import claims, clock, results
+from router.services.claims import Claim
 from tests import factories
 
 S, A = ItemState, AttemptOutcome
@@ -26,26 +27,25 @@ OWNER = "mine"
 pytestmark = pytest.mark.django_db
 
 
-def _claim(*, tries: int = 0) -> results.Claim:
+def _claim(*, tries: int = 0) -> Claim:
     """Make a claim of one item, as a drain holds it while it sends."""
-    item = factories.item(
-        state=S.LEASED, owner=OWNER, fence=4, lease_until=clock.now() + results.LEASE, tries=tries
-    )
+    until = clock.now() + claims.LEASE
+    item = factories.item(state=S.LEASED, owner=OWNER, fence=4, lease_until=until, tries=tries)
     version = item.destination.version
     assert version is not None
     version.settings |= {"retry": ["30s", "60s"]}
     version.save(update_fields=["settings"])
     slot = LaneSlot.objects.create(destination=item.destination, number=0, owner="slot")
-    attempt = factories.attempt(item, fence=4, outcome=A.RUNNING, ended_at=None, status=None)
-    return results.Claim(OWNER, slot, item.destination, {item.pk: item}, {item.pk: attempt})
+    factories.attempt(item, fence=4, outcome=A.RUNNING, ended_at=None, status=None)
+    return Claim(OWNER, slot, item.destination, claims.held(JobItem.objects.filter(pk=item.pk)))
 
 
-def _result(claim: results.Claim, outcome: Outcome, status: int | None = 0xC000) -> Result:
+def _result(claim: Claim, outcome: Outcome, status: int | None = 0xC000) -> Result:
     (item_id,) = claim.items
     return Result(item_id, outcome, "So it was.", status=status, bytes_sent=77)
 
 
-def _item(claim: results.Claim) -> JobItem:
+def _item(claim: Claim) -> JobItem:
     return JobItem.objects.get(pk__in=claim.items)
 
 
@@ -157,30 +157,3 @@ def test_an_answer_of_the_whole_destination_stops_its_lane() -> None:
     results.finish(claim, [rejected])
     assert (_item(claim).state, _item(claim).tries) == (S.PENDING, 2)
     assert Lane.objects.get().state == LaneState.STOPPED
-
-
-def test_progress_renews_item_and_slot() -> None:
-    claim = _claim()
-    claim.renewed -= 60
-    with clock.shifted(timedelta(seconds=20)):
-        claim.progress(1)
-    until = clock.now() + timedelta(seconds=45)
-    assert JobItem.objects.filter(lease_until__gt=until).exists()
-    assert LaneSlot.objects.filter(lease_until__gt=until).exists()
-
-
-def test_progress_ends_the_sending_when_the_lease_is_lost() -> None:
-    claim = _claim()
-    JobItem.objects.update(owner="another")
-    claim.progress(1)  # renewed just now: not looked at again yet
-    claim.renewed -= 60
-    with pytest.raises(results.LeaseLost):
-        claim.progress(1)
-
-
-def test_progress_ends_the_sending_when_the_slot_is_anothers() -> None:
-    claim = _claim()
-    LaneSlot.objects.update(owner="another")
-    claim.renewed -= 60
-    with pytest.raises(results.LeaseLost):
-        claim.progress(1)

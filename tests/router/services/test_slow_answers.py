@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from router.models import Attempt, AttemptOutcome, ItemState, JobItem, LaneSlot
-from router.services import delivery, results
-from router.services.results import LeaseLost
+from router.models import Attempt, AttemptOutcome, ItemState, JobItem
+from router.services import claims, delivery
 from tests import deliveries
 from tests.sinks import Script, Sink
 
@@ -21,9 +20,9 @@ LEASE = timedelta(seconds=0.4)
 @pytest.fixture(autouse=True)
 def _short_leases(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deliveries.fresh_storage(settings, tmp_path)
-    monkeypatch.setattr(results, "LEASE", LEASE)
-    monkeypatch.setattr(results, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(results, "seconds", lambda _text: 0.0)  # no time for the connection
+    monkeypatch.setattr(claims, "LEASE", LEASE)
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(delivery, "FLUSH_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -54,21 +53,3 @@ def test_the_lease_lasts_while_an_answer_is_awaited(sweeping: None, tmp_path: Pa
     assert len(sink.objects) == 1
     assert JobItem.objects.get().state == ItemState.DELIVERED
     assert Attempt.objects.get().outcome == AttemptOutcome.SUCCESS
-
-
-@pytest.mark.django_db
-def test_items_that_were_taken_back_in_part_end_the_sending(tmp_path: Path) -> None:
-    """What another worker holds now must not leave from here too."""
-    with Sink() as sink:
-        pacs = deliveries.node(sink.settings)
-        first, second = deliveries.chosen(pacs, tmp_path, 2, state=ItemState.LEASED, owner="me")
-        slot = LaneSlot.objects.create(destination=pacs, number=0, owner="me")
-        claim = results.Claim("me", slot, pacs, {first.pk: first, second.pk: second})
-        claim.renewed -= 60
-        claim.progress(1)
-
-        JobItem.objects.filter(pk=second.pk).update(owner="another")
-        claim.renewed -= 60
-
-        with pytest.raises(LeaseLost):
-            claim.must_end()

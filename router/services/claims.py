@@ -1,0 +1,207 @@
+"""What a drain holds: items claimed with a lease and their attempts, written in one transaction.
+
+The attempts stand before the network is touched (R15), and the lease is renewed by the one who
+claimed, not by the one who sends: a system call that takes minutes costs nobody the lease. Decides
+nothing about results.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import connection, transaction
+
+from router import crashpoints, stopping
+from router.models import (
+    Destination,
+    Instance,
+    InstanceState,
+    ItemState,
+    JobItem,
+    LaneSlot,
+)
+from router.models.jobs import JobItemQuerySet
+from router.services import archive, clock, lanes, liveness, tallies
+
+CLAIM = 100
+LEASE = timedelta(seconds=30)
+RENEW_SECONDS = 5.0
+SURE_SECONDS = 24.0
+"""For so long after its last renewal a lease is ours without asking; less than `LEASE`."""
+SILENCE_SECONDS = 600.0
+"""A lease is let go when nothing was heard of the sending for so long: it hangs in the system."""
+
+_INSTANCE = tuple(column.attname for column in Instance._meta.concrete_fields)
+_ITEM = (
+    "pk",
+    "fence",
+    "endpoint",
+    "tries",
+    "reason",
+    "status",
+    "size",
+    "instance__series__modality",
+    "instance__study__source",
+)
+_BEGIN = (
+    "INSERT INTO router_attempt"
+    " (item_id, fence, version_id, started_at, outcome, detail, bytes_sent)"
+    " VALUES (%s, %s, %s, %s, '', '', 0)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One item of a claim as it was when it was claimed, with its object."""
+
+    instance: Instance
+    pk: int
+    fence: int
+    endpoint: int
+    tries: int
+    reason: str
+    status: int | None
+    size: int
+    modality: str
+    source: str
+
+
+@dataclass
+class Claim:
+    """The items one drain holds under one owner's name; `renewed` and `heard` are monotonic."""
+
+    owner: str
+    slot: LaneSlot
+    destination: Destination
+    items: dict[int, Held]
+    renewed: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
+    answered: set[int] = field(default_factory=set)
+    delivered: int = 0
+    lost: bool = False
+
+    def progress(self, _moved: int) -> None:
+        """Bytes moved."""
+        crashpoints.reach("deliver.mid_object")
+        self.heard = time.monotonic()
+
+    def must_end(self) -> bool:
+        """Tell whether what is in flight must be broken off: we are to stop, or the lease may be
+        another's (it was lost, or could not be renewed while the database was away)."""
+        self.heard = time.monotonic()
+        return self.lost or self.heard - self.renewed > SURE_SECONDS or stopping.overdue()
+
+    def remaining(self) -> int:
+        """How many items have no written result yet."""
+        return len(self.items) - len(self.answered)
+
+
+def held(items: JobItemQuerySet) -> dict[int, Held]:
+    """Read `items` and their objects in one query, oldest first."""
+    names = [*_ITEM, *(f"instance__{name}" for name in _INSTANCE)]
+    found: dict[int, Held] = {}
+    for row in items.oldest_first().values_list(*names):
+        instance = Instance.from_db("default", _INSTANCE, row[len(_ITEM) :])
+        found[row[0]] = Held(instance, *row[: len(_ITEM)])
+    return found
+
+
+def claim(destination: Destination, slot: LaneSlot, *, beside: bool = False) -> Claim | None:
+    """Claim the oldest due items and begin their attempts.
+
+    After a failure or a lost worker it is only one, as a probe; no probe is claimed `beside` a
+    claim that is under way.
+
+    Returns:
+        None when nothing is due, or the lane takes no work, or the slot is not ours any more.
+    """
+    active = Destination.objects.active().select_related("version", "lane")
+    fresh = active.filter(pk=destination.pk).first()
+    if fresh is None or not lanes.may_run(fresh):
+        return None
+    now = clock.now()
+    due = JobItem.objects.filter(destination=fresh).due(now).oldest_first()
+    limit = 1 if fresh.lane.failures else CLAIM
+    rows = list(due.values_list("pk", "lost")[:limit])
+    is_probe = bool(rows) and (rows[0][1] > 0 or fresh.lane.failures > 0)
+    if not rows or (beside and is_probe):
+        return None
+    ids = [rows[0][0]] if is_probe else [pk for pk, lost in rows if not lost]
+    return _take(fresh, slot, ids, now)
+
+
+@transaction.atomic
+def _take(
+    destination: Destination, slot: LaneSlot, ids: Sequence[int], now: datetime
+) -> Claim | None:
+    asked = time.monotonic()
+    owner, until = liveness.new_name(), now + LEASE
+    if not LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(lease_until=until):
+        return None  # we were held up for so long that the slot is another's now
+    JobItem.objects.filter(pk__in=ids).lease(now=now, until=until, owner=owner)
+    items = held(JobItem.objects.filter(pk__in=ids).leased_by(owner))
+    taken = Claim(owner, slot, destination, items, renewed=asked)
+    crashpoints.reach("deliver.after_claim")
+    _refuse_changed(taken)
+    _begin_attempts(taken, now)
+    return taken if taken.items else None
+
+
+def _begin_attempts(taken: Claim, now: datetime) -> None:
+    moment = connection.ops.adapt_datetimefield_value(now)
+    version = taken.destination.version_id
+    rows = [(item.pk, item.fence, version, moment) for item in taken.items.values()]
+    with connection.cursor() as cursor:
+        cursor.executemany(_BEGIN, rows)
+
+
+def _refuse_changed(taken: Claim) -> None:
+    """Hold what was decided for another address; park what is not the object any more (R20)."""
+    for item in list(taken.items.values()):
+        state, reason = _objection(item, taken.destination)
+        if state is not None:
+            _take_out(taken, item, state=state, reason=reason)
+
+
+def _take_out(taken: Claim, item: Held, *, state: ItemState, reason: str) -> None:
+    mine = JobItem.objects.filter(pk=item.pk).leased_by(taken.owner)
+    mine.update(state=state, reason=reason, owner="", lease_until=None)
+    if state == ItemState.PARKED:
+        tallies.parked(item, taken.destination)
+    del taken.items[item.pk]
+
+
+def _objection(item: Held, destination: Destination) -> tuple[ItemState | None, str]:
+    if item.endpoint != destination.endpoint:
+        return ItemState.HELD, (
+            f"The address of {destination.name} has changed since this was decided; release to "
+            "send it there."
+        )
+    if item.instance.state not in {InstanceState.CURRENT, InstanceState.VERSION}:
+        return ItemState.PARKED, "The object is not current any more; it was not sent."
+    try:
+        size = archive.stored_size(item.instance)
+    except FileNotFoundError:
+        return ItemState.PARKED, "The stored object is missing; run verify_ledger."
+    if size != item.instance.offset + item.instance.size:
+        return ItemState.PARKED, "The stored object has another length; run verify_ledger."
+    return None, ""
+
+
+def renew(claims: Sequence[Claim], slot: LaneSlot) -> None:
+    """Renew the leases of `claims` and of the slot; mark as lost what is not ours any more.
+
+    What was answered has no lease. When all has been silent for too long, nothing is renewed.
+    """
+    now, asked = clock.now(), time.monotonic()
+    if claims and asked - max(one.heard for one in claims) > SILENCE_SECONDS:
+        return
+    is_ours = LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner)
+    slot_is_ours = bool(is_ours.update(lease_until=now + LEASE))
+    for one in claims:
+        waiting = one.items.keys() - one.answered
+        mine = JobItem.objects.filter(pk__in=waiting).leased_by(one.owner)
+        renewed = mine.update(lease_until=now + LEASE)
+        one.lost = one.lost or not slot_is_ours or renewed != len(waiting)
+        one.renewed = asked
