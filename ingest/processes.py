@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from router import lifeline
+
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.1
@@ -23,6 +25,8 @@ STOP_SECONDS = 29.0
 # A child that dies younger than this is replaced after a pause, so a broken one does not spin.
 YOUNG_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
+# A child whose parent is gone ends in order, but soon: a new product wants the port.
+ORPHAN_SECONDS = 4.0
 
 # What a child runs: it calls the first when it serves, and ends soon after the second is set.
 Serve = Callable[[Callable[[], None], threading.Event], None]
@@ -66,10 +70,11 @@ class Processes:
     def _raise_children(self) -> None:
         if time.monotonic() < self._next_birth:
             return
+        parent = os.getpid()
         while len(self._born) < self._count:
             pid = os.fork()
             if not pid:
-                self._be_child()
+                self._be_child(parent)
             self._born[pid] = time.monotonic()
 
     def _reap(self) -> list[int]:
@@ -119,7 +124,7 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def _be_child(self) -> None:
+    def _be_child(self, parent: int) -> None:
         """Serve and exit; never returns into the parent's code."""
         status = 1
         try:
@@ -127,6 +132,7 @@ class Processes:
             stopping = threading.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stopping.set())
+            lifeline.end_with(parent, signal.SIGTERM)
             threading.Thread(target=self._watch_parent, args=(stopping,), daemon=True).start()
             self._serve(self._say_ready, stopping)
             status = 0
@@ -140,6 +146,8 @@ class Processes:
         os.write(self._ready_write, b".")
 
     def _watch_parent(self, stopping: threading.Event) -> None:
-        """Stop when the parent is gone: nobody would replace or end us."""
+        """Stop when the parent is gone: nobody would replace or end us, or may wait for us."""
         os.read(self._life_read, 1)
         stopping.set()
+        time.sleep(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,5 @@
 """Start child processes, watch them, and end them without leaving any behind."""
 
-import ctypes
 import logging
 import os
 import signal
@@ -8,24 +7,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
+
+from router import lifeline
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 29.0
 STANDARD_ERROR = 2
-_PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """Becomes true on SIGTERM or SIGINT."""
+    """Becomes true on SIGTERM, SIGINT, or when the terminal is closed (but under ``nohup``)."""
 
     def __init__(self) -> None:
         self.requested = False
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._handle)
 
     def _handle(self, _signum: int, _frame: object) -> None:
         self.requested = True
@@ -38,16 +41,13 @@ class StopRequest:
         return self.requested
 
 
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def start(
     arguments: Sequence[str], *, extra: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start ``manage.py`` with ``arguments`` in a process group of its own.
 
+    It ends when this process does, at once and however: what it had in hand is taken up again from
+    the ledger, and a product started anew finds its ports free. To be called by the main thread.
     It talks on standard error: standard output belongs to whoever started the product.
     """
     manage = Path(settings.BASE_DIR) / "manage.py"
@@ -56,7 +56,7 @@ def start(
         env={**os.environ, **(extra or {})},
         stdout=STANDARD_ERROR,
         start_new_session=True,
-        preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread runs before the children do
+        preexec_fn=partial(lifeline.end_with, os.getpid()),  # noqa: PLW1509 - calls prctl, no more
     )
 
 

@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand
 from django.core.wsgi import get_wsgi_application
 from gunicorn.app.base import BaseApplication
 
+from router import lifeline
 from router.services import durability
 
 WORKERS = 2
@@ -30,6 +31,7 @@ class _Server(BaseApplication):  # type: ignore[misc] # gunicorn has no types
             "errorlog": "-",
             "loglevel": "warning",
             "proc_name": "router-web",
+            "post_fork": lambda arbiter, _worker: lifeline.end_with(arbiter.pid),
             "control_socket_disable": True,
         }
         for name, value in options.items():

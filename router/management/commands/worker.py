@@ -20,7 +20,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections, connection
 from django_q.cluster import Cluster
 
-from router import doorbell, stopping
+from router import doorbell, lifeline, stopping
 from router.management import processes
 from router.services import durability, heartbeats, upkeep
 
@@ -44,6 +44,7 @@ class Command(BaseCommand):
         """Run until SIGTERM."""
         durability.refuse_unsafe_database()
         if options["cluster"]:
+            lifeline.end_forks_with_this()
             Cluster().start()
             return
         with tempfile.TemporaryDirectory(prefix="router-worker-") as folder:

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 WAIT = 60.0
+AN_ORPHAN_MAY_LIVE = 5.0
 
 
 class Worker:
@@ -82,3 +83,28 @@ def test_answers_comes_back_after_a_kill_and_ends_when_told(worker: Worker) -> N
     worker.process.terminate()
     assert worker.process.wait(30) == 0
     assert not any(process.is_running() for process in cluster)
+
+
+@pytest.mark.timeout(240)
+def test_no_worker_outlives_a_killed_sentinel(worker: Worker) -> None:
+    """The watchdog sleeps meanwhile: it is the kernel that ends the pool."""
+    _wait_for(worker.beats)
+    cluster, sentinel = worker.cluster()[:2]
+    pool = sentinel.children(recursive=True)
+    assert len(pool) >= 3  # two workers, and what feeds them
+    worker.process.send_signal(signal.SIGSTOP)
+    sentinel.kill()
+    _, alive = psutil.wait_procs(pool, timeout=AN_ORPHAN_MAY_LIVE)
+    assert not [one for one in alive if _runs(one)]
+
+    last_beat = worker.beats()
+    worker.process.send_signal(signal.SIGCONT)
+    _wait_for(lambda: worker.beats() > last_beat)
+    assert worker.cluster()[0].pid != cluster.pid
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
