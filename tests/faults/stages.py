@@ -9,6 +9,7 @@ from pathlib import Path
 from router.crashpoints import POINTS
 from tests.faults import crash, kills, network, surroundings
 from tests.faults.books import Account
+from tests.faults.hostile import guided, proofs
 from tests.faults.postgres import PostgreSQL
 from tests.faults.site import Site
 from tests.faults.volume import PowerVolume, Tmpfs
@@ -218,4 +219,8 @@ KINDS: dict[str, Kind | Alone] = {
     "database": Kind(4, _database_names, plain, _database),
     "clock": Kind(8, lambda _: [*TIMES, f"-1 h{WITH_DEATH}"], moved_clock, _clock),
     "power": Kind(50, lambda _: ["cut"], loop_device, _power),
+    "pdu": Alone(10, proofs.once("sequences"), proofs.pdu),
+    "files": Alone(10, proofs.once("data sets"), proofs.data_sets),
+    "crowd": Alone(2, proofs.once("slow and silent", "silent in TLS"), proofs.crowded),
+    "atheris": Alone(4, proofs.once(*guided.TARGETS), proofs.coverage_guided),
 }

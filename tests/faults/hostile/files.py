@@ -13,9 +13,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -26,6 +25,7 @@ from hypothesis import strategies as st
 from router.dicom.errors import DicomError
 from router.dicom.header import Header, examine, read_header
 from router.dicom.limits import Limits
+from tests.faults.hostile.attack import GROWTH, SETTLE_SECONDS, Findings, back_to, left_behind
 from tests.faults.hostile.target import Target, attacked
 from tests.receivers import CT
 from tests.senders import ConnectionEnded, RawAssociation, RawObject
@@ -36,6 +36,7 @@ SYNTAXES = (IMPLICIT, EXPLICIT, DEFLATED, BIG)
 INSTANCE = "1.2.826.0.1.3680043.10.7.1"
 UNDEFINED = 0xFFFFFFFF
 # Making a data set may take a while on a busy machine; that is not what is tried here.
+WARM_UP = 300
 PATIENCE = {"idle_seconds": 120.0}
 SMALL = Limits(depth=8, elements=500, inflated_bytes=1 << 16, header_bytes=1 << 18)
 
@@ -75,17 +76,6 @@ class Made:
 
     data: bytes
     syntax: str
-
-
-@dataclass
-class Findings:
-    """What a run came to. Lawful when `problems` is empty."""
-
-    files: int = 0
-    answers: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-    end_mib: float = 0.0
-    seconds: float = 0.0
 
 
 def _head(tag: int, vr: str, length: int, syntax: str) -> bytes:
@@ -228,14 +218,36 @@ class Sender:
             self._assoc = None
 
 
-def fuzz(target: Target, *, count: int, number: int) -> Findings:
-    """Send `count` data sets made from the seed `number`."""
+def fuzz(target: Target, *, count: int, number: int, weighs: bool = False) -> Findings:
+    """Send `count` data sets made from the seed `number`; with `weighs` judge what is left of it.
+
+    Memory, threads and descriptors are compared with those after a warm-up of other data sets.
+    """
     findings = Findings()
-    sender = Sender(target)
+    if weighs:
+        _send_all(target, Findings(), count=WARM_UP, number=number + 1)
+        time.sleep(SETTLE_SECONDS)
+    threads, descriptors, base = target.threads(), target.descriptors(), target.resident()
     began = time.monotonic()
+    _send_all(target, findings, count=count, number=number)
+    findings.seconds = round(time.monotonic() - began, 1)
+    findings.per_second = round(findings.sequences / findings.seconds, 1)
+    findings.problems += [target.errors()] if target.errors() else []
+    findings.problems += target.strangers()
+    if not target.is_healthy():
+        findings.problems.append("an honest peer was not served")
+    if weighs:
+        findings.problems += left_behind(target, threads=threads, descriptors=descriptors)
+        findings.note_memory(base, back_to(target, base))
+        findings.problems += ["memory was kept"] * (findings.growth > GROWTH - 1)
+    return findings
+
+
+def _send_all(target: Target, findings: Findings, *, count: int, number: int) -> None:
+    sender = Sender(target)
 
     def one(made: Made) -> None:
-        findings.files += 1
+        findings.sequences += 1
         read_as_rules_do(made)
         answer = sender.store(made)
         findings.answers[answer] += 1
@@ -251,13 +263,6 @@ def fuzz(target: Target, *, count: int, number: int) -> Findings:
     )(seed(number)(given(data_sets())(one)))
     run()
     sender.close()
-    findings.seconds = time.monotonic() - began
-    findings.end_mib = target.resident() / (1 << 20)
-    findings.problems += [target.errors()] if target.errors() else []
-    findings.problems += target.strangers()
-    if not target.is_healthy():
-        findings.problems.append("an honest peer was not served")
-    return findings
 
 
 def main() -> int:
@@ -265,7 +270,7 @@ def main() -> int:
     count = int(os.environ.get("HOSTILE_FILES", "10000"))
     number = int(os.environ.get("HOSTILE_SEED", "1"))
     with tempfile.TemporaryDirectory() as folder, attacked(Path(folder), **PATIENCE) as target:
-        findings = fuzz(target, count=count, number=number)
+        findings = fuzz(target, count=count, number=number, weighs=True)
     print(json.dumps({"proof": "hostile-files", "seed": number, **vars(findings)}))  # noqa: T201
     return 1 if findings.problems else 0
 

@@ -138,7 +138,7 @@ def certify(folder: Path) -> None:
 
 @contextmanager
 def attacked(folder: Path, **patience: float) -> Iterator[Target]:
-    """A receiver below `folder` with short patience (see `_listen`), ended afterwards."""
+    """A receiver below `folder` with short patience (see `receiver_of`), ended afterwards."""
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__]
     environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
     with subprocess.Popen(
@@ -190,15 +190,23 @@ def _note_death(death: threading.ExceptHookArgs) -> None:
         logging.error("thread %s died", name, exc_info=death.exc_value)  # noqa: LOG015
 
 
-def _listen(
+def _listen(folder: Path, **patience: float) -> "scp.Listening":
+    from ingest import scp
+
+    receiver = receiver_of(folder, **patience)
+    return scp.listen(receiver, scp.open_listener(HOST, 0), secure=_secure_port(folder))
+
+
+def receiver_of(
     folder: Path,
     *,
-    most: int = 200,
-    most_per_address: int = 200,
+    most: float = 200,
+    most_per_address: float = 200,
     pdu_seconds: float = 2.0,
     request_seconds: float = 2.0,
     idle_seconds: float = 3.0,
-) -> "scp.Listening":
+) -> "scp.Receiver":
+    """A receiver that keeps nothing, with patience and limits in seconds and connections."""
     from ingest import scp
     from ingest.disk import DiskGate
     from ingest.guard import ConnectionTable
@@ -209,7 +217,7 @@ def _listen(
 
     spool = Spool(folder / "spool")
     gate = DiskGate(spool.free_bytes, slow=2000, refuse=1000)
-    receiver = scp.Receiver(
+    return scp.Receiver(
         ae_title="DICOMROUTER",
         storage=Storage(spool, Sweeping(spool.root), gate, lambda *_: "no"),
         sources=Sources(folder / "sources.json"),
@@ -219,7 +227,6 @@ def _listen(
         request_seconds=request_seconds,
         pace=Pace(pdu_seconds=pdu_seconds, window_seconds=pdu_seconds),
     )
-    return scp.listen(receiver, scp.open_listener(HOST, 0), secure=_secure_port(folder))
 
 
 def _secure_port(folder: Path) -> "Port | None":
