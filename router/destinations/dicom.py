@@ -6,7 +6,6 @@ The stored hash is checked while sending: an object that does not match never le
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -36,7 +35,7 @@ from router.destinations.outcomes import (
     rejection_sentence,
     status_sentence,
 )
-from router.destinations.parcels import Ahead, parcel
+from router.destinations.parcels import Ahead, Turn
 from router.dicom import part10
 
 HOST_LENGTH = 253
@@ -168,7 +167,7 @@ class DicomSender:
                         halt = _STOPPED
                         yield halt.result(item)
                         break
-                    turn = _Turn(association, plan, ahead, next(following))
+                    turn = Turn(association, plan, ahead, next(following))
                     result, halt = self._one(turn, item)
                     if _is_odd(item, result):
                         result = self._again_padded(plan, item, pace) or result
@@ -183,7 +182,7 @@ class DicomSender:
         either."""
         try:
             with dimse.associate(self._peer, plan.proposals, pace=pace) as association:
-                result, _ = self._one(_Turn(association, plan), item)
+                result, _ = self._one(Turn(association, plan), item)
         except dimse.DimseError:
             return None
         if result.status is None:
@@ -191,7 +190,7 @@ class DicomSender:
         detail = f"{result.detail} {self._name} took it with a padding byte only."
         return replace(result, detail=detail, warnings=(*result.warnings, detail))
 
-    def _one(self, turn: "_Turn", item: Outgoing) -> tuple[Result, _Halt | None]:
+    def _one(self, turn: Turn, item: Outgoing) -> tuple[Result, _Halt | None]:
         """Send one item; return its result, and a halt when the association did not survive."""
         association, context = turn.association, turn.context(item)
         if context is None:
@@ -301,39 +300,6 @@ class DicomSender:
         except dimse.DimseError as error:
             return Step("echo", ok=False, detail=self._trouble(error))
         return Step("echo", ok=status == 0, detail=status_sentence(status, peer=self._name))
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """What one item is sent with: the association, and the item that comes after it. Without
-    `ahead` the item leaves padded."""
-
-    association: dimse.Association
-    plan: dimse.Plan
-    ahead: Ahead | None = None
-    following: Outgoing | None = None
-
-    def context(self, item: Outgoing) -> tuple[int, str] | None:
-        """Return context id and transfer syntax for `item`, None when the peer accepted none."""
-        return dimse.choose(
-            *_key(item), proposals=self.plan.proposals, accepted=self.association.contexts
-        )
-
-    def parcel(
-        self, item: Outgoing, context_id: int, transfer_syntax: str
-    ) -> AbstractContextManager[dimse.Parcel]:
-        """Return `item` as a parcel."""
-        if self.ahead is None:
-            return parcel(item, context_id, transfer_syntax, padded=True)
-        return self.ahead.parcel(item, context_id, transfer_syntax)
-
-    def look_ahead(self) -> None:
-        """Open what comes next and read its beginning."""
-        if self.ahead is None or self.following is None:
-            return
-        context = self.context(self.following)
-        if context is not None:
-            self.ahead.look_at(self.following, *context)
 
 
 _ARRIVED = frozenset({Outcome.DELIVERED, Outcome.WARNING})

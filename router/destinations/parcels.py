@@ -6,7 +6,8 @@ good) or `Unreadable` (for now).
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, Self, cast
 
@@ -60,6 +61,42 @@ class Ahead:
             if not isinstance(made, dimse.Parcel):
                 raise cast(Exception, made)  # it was looked at, and this was found
             yield made
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one item is sent with: the association, and the item that comes after it. Without
+    `ahead` the item leaves padded."""
+
+    association: dimse.Association
+    plan: dimse.Plan
+    ahead: Ahead | None = None
+    following: Outgoing | None = None
+
+    def context(self, item: Outgoing) -> tuple[int, str] | None:
+        """Return context id and transfer syntax for `item`, None when the peer accepted none."""
+        return dimse.choose(
+            item.sop_class_uid,
+            item.transfer_syntax,
+            proposals=self.plan.proposals,
+            accepted=self.association.contexts,
+        )
+
+    def parcel(
+        self, item: Outgoing, context_id: int, transfer_syntax: str
+    ) -> AbstractContextManager[dimse.Parcel]:
+        """Return `item` as a parcel."""
+        if self.ahead is None:
+            return parcel(item, context_id, transfer_syntax, padded=True)
+        return self.ahead.parcel(item, context_id, transfer_syntax)
+
+    def look_ahead(self) -> None:
+        """Open what comes next and read its beginning."""
+        if self.ahead is None or self.following is None:
+            return
+        context = self.context(self.following)
+        if context is not None:
+            self.ahead.look_at(self.following, *context)
 
 
 @contextmanager
