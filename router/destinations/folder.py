@@ -264,11 +264,16 @@ def _copy(item: Outgoing, context: Context, draft: placing.Draft) -> None:
         detail = "The stored object was not delivered: its bytes are not those that were received."
         raise _Trouble(Outcome.DATA_ERROR, detail)
     draft.sync()
+    _heed_stop(context)  # it may have taken minutes, and the item may be another's by now
+
+
+def _heed_stop(context: Context) -> None:
+    if context.abort():
+        raise _Trouble(Outcome.NOT_SENT, "The writing was stopped on our side.")
 
 
 def _look_up(context: Context, end: float) -> None:
-    if context.abort():
-        raise _Trouble(Outcome.NOT_SENT, "The writing was stopped on our side.")
+    _heed_stop(context)
     if time.monotonic() > end:
         detail = "The object took longer than its deadline allows; nothing was written."
         raise _Trouble(Outcome.RETRY, detail, "transport")

@@ -1,6 +1,8 @@
 """A destination that answers late, within its deadline, is neither lost nor sent to twice."""
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from router.destinations import KINDS
 from router.models import Attempt, AttemptOutcome, ItemState, JobItem
 from router.services import claims, delivery
-from tests import deliveries
+from tests import deliveries, factories
 from tests.sinks import Script, Sink
 
 LEASE = timedelta(seconds=0.4)
@@ -51,5 +54,27 @@ def test_the_lease_lasts_while_an_answer_is_awaited(sweeping: None, tmp_path: Pa
         assert delivery.drain(pacs.pk, 0, stop=lambda: False) == 1
 
     assert len(sink.objects) == 1
+    assert JobItem.objects.get().state == ItemState.DELIVERED
+    assert Attempt.objects.get().outcome == AttemptOutcome.SUCCESS
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_lease_lasts_while_a_system_call_takes_long(
+    sweeping: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes longer than a lease to make a file durable costs nobody the lease."""
+
+    def fsync(descriptor: int) -> None:
+        time.sleep(2 * LEASE.total_seconds())
+        os.fdatasync(descriptor)
+
+    form = KINDS["folder"].form({"path": str(tmp_path / "out"), "layout": "{SOPInstanceUID}.dcm"})
+    assert form.is_valid(), form.errors
+    disk = factories.destination(kind="folder", settings=form.cleaned_data)
+    deliveries.chosen(disk, tmp_path, 1)
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    assert delivery.drain(disk.pk, 0, stop=lambda: False) == 1
+
     assert JobItem.objects.get().state == ItemState.DELIVERED
     assert Attempt.objects.get().outcome == AttemptOutcome.SUCCESS
