@@ -71,7 +71,7 @@ def sweep() -> None:
 
 def _sweep() -> None:
     delivery.recover_lost()
-    if routing.oldest_undecided() is not None:
+    if routing.marks_due():
         doorbell.ring("route")
     if routing.timers_due():
         doorbell.ring("fire_timers")

@@ -6,14 +6,13 @@ Refuses to know when to decide: that is routing's business.
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from router import doorbell, storage
 from router.dicom.errors import DicomError
-from router.dicom.header import Header
+from router.dicom.header import Header, unpack
 from router.dicom.rules import Facts, Match, RuleSet, RuleSpec, compile_rules, match
 from router.models import (
     Association,
@@ -30,9 +29,26 @@ from router.models import (
     Rule,
     Unmatched,
 )
+from router.models.batches import Insert, Row, reserve
 from router.services import archive, clock
 
 log = logging.getLogger(__name__)
+
+# An object that is nowhere, or whose disk fails, is looked for this often before it is held: with
+# the waits of routing, for about an hour.
+MOST_TRIES = 60
+
+_DECISIONS = Insert(
+    Decision,
+    *("id", "study_id", "revision_id", "phase", "outcome", "explanation", "destinations"),
+    *("problem", "instances_count", "chosen_count", "joined_count", "created_at"),
+)
+_JOBS = Insert(Job, "key", "study_id", "destination_id", "cause", "rule", "created_at")
+_ITEMS = Insert(
+    JobItem,
+    *("job_id", "destination_id", "instance_id", "decision_id", "cause", "transform"),
+    *("endpoint", "size", "created_at"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,15 +62,28 @@ class Configuration:
     quiet_cap: timedelta
 
 
+@dataclass(slots=True)
+class Arrival:
+    """A marked instance, with what the rules may need of it."""
+
+    mark: int
+    tries: int
+    instance: int
+    study_id: int
+    series_id: int
+    size: int
+    association: Association
+    header: bytes | None
+
+
 @dataclass
 class Group:
     """Instances of one study for which every rule had the same outcome for the same reason."""
 
-    explanation: list[dict[str, Any]]  # Any: dicom.rules.Outcome.as_dict
+    explanation: str  # the JSON of dicom.rules.Match.explanation
     chosen: tuple[RuleSpec, ...]
     problem: str = ""
-    instances: list[Instance] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
 
 
 _cached: Configuration | None = None
@@ -115,38 +144,80 @@ def facts_of(header: Header, association: Association) -> Facts:
     )
 
 
-def explain(instance: Instance, association: Association, config: Configuration) -> Match:
+def explain(arrival: Arrival, config: Configuration) -> Match:
     """Match one stored instance.
 
     Raises:
         DicomError, OSError: its header cannot be read.
     """
-    return match(config.rules, facts_of(archive.header_of(instance), association))
+    return match(config.rules, facts_of(_header(arrival), arrival.association))
+
+
+def _header(arrival: Arrival) -> Header:
+    """Return the header that came with the mark; of one without, the file's."""
+    if arrival.header is not None:
+        try:
+            return unpack(arrival.header)
+        except ValueError:  # of another release
+            log.info("route.header_unpacked_anew", extra={"instance": arrival.instance})
+    return archive.header_of(Instance.objects.get(pk=arrival.instance))
+
+
+class _Texts:
+    """Explanations as they are stored; instances that read alike share one, written once."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, tuple[Match, str]] = {}  # the match is held, so its id stays its own
+
+    def of(self, found: Match) -> str:
+        known = self._texts.get(id(found))
+        if known is None:
+            known = self._texts[id(found)] = found, _json(found.explanation)
+        return known[1]
 
 
 def group_up(
-    arrivals: Iterable[tuple[Instance, Association, int]], config: Configuration
-) -> list[Group]:
-    """Match each instance; put those of one study with one explanation together."""
-    groups: dict[tuple[int, str], Group] = {}
-    for instance, association, mark in arrivals:
-        group = _match_one(instance, association, config)
-        key = (instance.study_id, json.dumps(group.explanation) + group.problem)
-        group = groups.setdefault(key, group)
-        group.instances.append(instance)
-        group.marks.append(mark)
-    return list(groups.values())
+    arrivals: Iterable[Arrival], config: Configuration
+) -> tuple[list[Group], list[Arrival]]:
+    """Match each instance; put those of one study with one explanation together.
+
+    Returns:
+        The groups, and the instances that could not be read now and must be tried again.
+    """
+    groups: dict[tuple[int, str, str], Group] = {}
+    unread, texts = [], _Texts()
+    for arrival in arrivals:
+        found = _match_one(arrival, config)
+        if found is None:
+            unread.append(arrival)
+            continue
+        text, problem = ("[]", found) if isinstance(found, str) else (texts.of(found), "")
+        chosen = () if isinstance(found, str) else found.chosen
+        key = (arrival.study_id, text, problem)
+        if key not in groups:
+            groups[key] = Group(text, chosen, problem)
+        groups[key].arrivals.append(arrival)
+    return list(groups.values()), unread
 
 
-def _match_one(instance: Instance, association: Association, config: Configuration) -> Group:
+def _match_one(arrival: Arrival, config: Configuration) -> Match | str | None:
+    """Match one instance; None when its file may be readable later, else why it never will be."""
+    problem: DicomError | OSError
     try:
-        found = explain(instance, association, config)
-    except (DicomError, OSError) as error:
-        if isinstance(error, OSError) and storage.is_passing(error):
-            raise
-        log.exception("route.unreadable", extra={"instance": instance.pk})
-        return Group([], (), problem=f"The object could not be read: {type(error).__name__}.")
-    return Group([outcome.as_dict() for outcome in found.outcomes], tuple(found.chosen))
+        return explain(arrival, config)
+    except DicomError as error:
+        problem = error
+    except OSError as error:
+        if storage.is_passing(error) or arrival.tries < MOST_TRIES:
+            facts = {"instance": arrival.instance, "error": type(error).__name__}
+            log.warning("route.unread", extra=facts | {"tries": arrival.tries})
+            return None
+        problem = error
+    log.error("route.unreadable", extra={"instance": arrival.instance}, exc_info=problem)
+    return f"The object could not be read: {type(problem).__name__}."
+
+
+_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -161,7 +232,7 @@ class Ruling:
     @property
     def study_id(self) -> int:
         """The study the group belongs to."""
-        return self.group.instances[0].study_id
+        return self.group.arrivals[0].study_id
 
     def choices(self) -> dict[str, RuleSpec]:
         """Return the destinations chosen, each with the first rule that sends there."""
@@ -179,14 +250,14 @@ class _Choice:
     ruling: Ruling
     spec: RuleSpec
     destination: Destination
-    fresh: tuple[Instance, ...]
+    fresh: tuple[Arrival, ...]
 
     @property
     def key(self) -> str:
         return f"rule:{self.spec.name}:{self.ruling.study_id}:{self.destination.pk}"
 
 
-def decide(rulings: Sequence[Ruling], config: Configuration) -> list[Decision]:
+def decide(rulings: Sequence[Ruling], config: Configuration) -> list[int]:
     """Write decisions, and the jobs and items of the rules that act now; few statements for many.
 
     Args:
@@ -194,15 +265,17 @@ def decide(rulings: Sequence[Ruling], config: Configuration) -> list[Decision]:
         config: the rules in force.
 
     Returns:
-        The decisions, in the order of the rulings.
+        The row ids of the decisions, in the order of the rulings.
     """
     taken = _taken(rulings)
     choices = [_choices(ruling, taken) for ruling in rulings]
-    found = Decision.objects.bulk_create(
-        _decision(ruling, chosen, config) for ruling, chosen in zip(rulings, choices, strict=True)
+    ids = list(reserve(Decision, len(rulings)))
+    _DECISIONS.write(
+        _decision(pk, ruling, chosen, config)
+        for pk, ruling, chosen in zip(ids, rulings, choices, strict=True)
     )
-    _create_items(list(zip(found, choices, strict=True)))
-    return found
+    _create_items(list(zip(ids, choices, strict=True)))
+    return ids
 
 
 _Destinations = dict[str, Destination]
@@ -215,7 +288,7 @@ def _taken(rulings: Sequence[Ruling]) -> _Taken:
     if not names:
         return {}, set()
     rows = Destination.objects.in_bulk(list(names), field_name="name")
-    instances = [one.pk for ruling in rulings for one in ruling.group.instances]
+    instances = [one.instance for ruling in rulings for one in ruling.group.arrivals]
     items = JobItem.objects.filter(
         destination__in=rows.values(), instance__in=instances, cause=Cause.RULE
     )
@@ -231,29 +304,25 @@ def _choices(ruling: Ruling, taken: _Taken) -> list[_Choice]:
             rows[name],
             tuple(
                 one
-                for one in ruling.group.instances
-                if (rows[name].pk, one.pk, spec.transform or "") not in pairs
+                for one in ruling.group.arrivals
+                if (rows[name].pk, one.instance, spec.transform or "") not in pairs
             ),
         )
         for name, spec in ruling.choices().items()
     ]
 
 
-def _decision(ruling: Ruling, chosen: Sequence[_Choice], config: Configuration) -> Decision:
-    count = len(ruling.group.instances)
+def _decision(pk: int, ruling: Ruling, chosen: Sequence[_Choice], config: Configuration) -> Row:
+    count = len(ruling.group.arrivals)
     problem = ruling.group.problem
-    return Decision(
-        study_id=ruling.study_id,
-        revision_id=config.revision,
-        phase=ruling.phase,
-        outcome=_outcome(config, routed=bool(chosen), waits=ruling.waits, problem=problem),
-        explanation=ruling.group.explanation,
-        destinations={choice.destination.name: choice.spec.name for choice in chosen},
-        problem=problem,
-        instances_count=count,
-        chosen_count=count * len(chosen),
-        joined_count=sum(count - len(choice.fresh) for choice in chosen),
-        created_at=clock.now(),
+    outcome = _outcome(config, routed=bool(chosen), waits=ruling.waits, problem=problem)
+    return (
+        *(pk, ruling.study_id, config.revision, ruling.phase.value, outcome.value),
+        ruling.group.explanation,
+        _json({choice.destination.name: choice.spec.name for choice in chosen}),
+        *(problem, count, count * len(chosen)),
+        sum(count - len(choice.fresh) for choice in chosen),
+        clock.now(),
     )
 
 
@@ -267,53 +336,38 @@ def _outcome(config: Configuration, *, routed: bool, waits: bool, problem: str) 
     return DecisionOutcome.ARCHIVED
 
 
-def _create_items(decided: Sequence[tuple[Decision, Sequence[_Choice]]]) -> None:
+def _create_items(decided: Sequence[tuple[int, Sequence[_Choice]]]) -> None:
     """Make the jobs that are missing and the items of every choice."""
     jobs = _ensure_jobs([choice for _decision, choices in decided for choice in choices])
-    now = clock.now()
-    JobItem.objects.bulk_create(
-        [
-            JobItem(
-                job=jobs[choice.key],
-                destination=choice.destination,
-                instance=instance,
-                decision=decision,
-                cause=Cause.RULE,
-                transform=choice.spec.transform or "",
-                endpoint=choice.destination.endpoint,
-                size=instance.size,
-                created_at=now,
-            )
-            for decision, choices in decided
-            for choice in choices
-            for instance in choice.fresh
-        ],
-        batch_size=500,
+    now, cause = clock.now(), Cause.RULE.value
+    _ITEMS.write(
+        (
+            *(jobs[choice.key], choice.destination.pk, arrival.instance, decision, cause),
+            *(choice.spec.transform or "", choice.destination.endpoint, arrival.size, now),
+        )
+        for decision, choices in decided
+        for choice in choices
+        for arrival in choice.fresh
     )
     for pk in {choice.destination.pk for _decision, choices in decided for choice in choices}:
         doorbell.ring("deliver", pk, 0)
 
 
-def _ensure_jobs(choices: Sequence[_Choice]) -> dict[str, Job]:
+def _ensure_jobs(choices: Sequence[_Choice]) -> Mapping[str, int]:
+    """Return the jobs' row ids by key, made where they are missing."""
     wanted = {choice.key: choice for choice in choices}
-    found = {job.key: job for job in Job.objects.filter(key__in=wanted)}
-    missing = [choice for key, choice in wanted.items() if key not in found]
+    found = _jobs(wanted)
+    missing = sorted(key for key in wanted if key not in found)
     if missing:
-        now = clock.now()
-        Job.objects.bulk_create(
-            [
-                Job(
-                    key=choice.key,
-                    study_id=choice.ruling.study_id,
-                    destination=choice.destination,
-                    cause=Cause.RULE,
-                    rule=choice.spec.name,
-                    created_at=now,
-                )
-                for choice in missing
-            ],
-            ignore_conflicts=True,
-        )
-        keys = [choice.key for choice in missing]
-        found |= {job.key: job for job in Job.objects.filter(key__in=keys)}
+        _JOBS.write_missing([_job(key, wanted[key]) for key in missing])
+        found |= _jobs(missing)
     return found
+
+
+def _jobs(keys: Iterable[str]) -> dict[str, int]:
+    return dict(Job.objects.filter(key__in=list(keys)).values_list("key", "pk"))
+
+
+def _job(key: str, choice: _Choice) -> Row:
+    study, destination = choice.ruling.study_id, choice.destination.pk
+    return key, study, destination, Cause.RULE.value, choice.spec.name, clock.now()

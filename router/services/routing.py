@@ -5,31 +5,39 @@ and answers the marks by a conditional UPDATE. Two routers that took the same ma
 commit. "No match" is a decision too: nothing is ever silently not routed.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from django.db import IntegrityError, connection, transaction
-from django.db.models import Case, QuerySet, Value, When
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef, QuerySet
 
 from router import crashpoints, doorbell
 from router.dicom.rules import RuleSpec
 from router.models import (
-    Decision,
+    Association,
     DecisionPhase,
-    Instance,
     QuietTimer,
     RoutingMark,
     TimerItem,
     Trigger,
 )
+from router.models.batches import Update
 from router.services import clock, decisions
-
-log = logging.getLogger(__name__)
+from router.services.decisions import Arrival
 
 BATCH = 500
+LONGEST_WAIT = timedelta(seconds=60)
 # Timers that cannot fire yet must not keep the others from it.
 MOST_LOOKED_AT = 1000
+
+
+_ANSWER = Update(
+    RoutingMark, changes={"decision_id": "{1}", "header": "NULL"}, only="decision_id IS NULL"
+)
+_ANSWER_FOR_NOW = Update(
+    RoutingMark, changes={"decision_id": "{1}"}, only="decision_id IS NULL"
+)  # the rules are asked again when a timer fires
+_TRY_LATER = Update(RoutingMark, changes={"tries": "{1}", "due_at": "{2}"})
 
 
 class Overtaken(Exception):
@@ -45,40 +53,66 @@ def route_batch(limit: int = BATCH) -> int:
     Raises:
         Overtaken: another router was quicker; call again.
     """
-    with transaction.atomic():
-        marks = list(_take(limit))
-    if not marks:
+    marks = RoutingMark.objects.due(clock.now()).oldest_first()
+    arrivals = _arrivals(marks[:limit])
+    if not arrivals:
         return 0
     config = decisions.configuration()
-    groups = decisions.group_up(((m.instance, m.association, m.pk) for m in marks), config)
+    groups, unread = decisions.group_up(arrivals, config)
     crashpoints.reach("route.after_match")
     try:
         with transaction.atomic():
             _write_arrivals(groups, config)
+            _try_later(unread)
             crashpoints.reach("route.before_commit")
     except IntegrityError as error:  # another router has chosen one of these pairs just now
         raise Overtaken from error
     crashpoints.reach("route.after_commit")
-    return len(marks)
+    return len(arrivals)
 
 
-def _take(limit: int) -> QuerySet[RoutingMark]:
-    marks = RoutingMark.objects.undecided().oldest_first()
-    marks = marks.select_related("instance__study", "instance__series", "association")
-    if connection.features.has_select_for_update_skip_locked:
-        marks = marks.select_for_update(skip_locked=True, of=("self",))
-    return marks[:limit]
+def _arrivals(marks: QuerySet[RoutingMark]) -> list[Arrival]:
+    """Read marks with what is needed of their instances and associations."""
+    rows = marks.values_list(
+        "pk",
+        "tries",
+        "instance_id",
+        "instance__study_id",
+        "instance__series_id",
+        "instance__size",
+        "association_id",
+        "header",
+    )
+    associations = Association.objects.in_bulk({row[6] for row in rows})
+    return [
+        Arrival(mark, tries, pk, study, series, size, associations[key], _bytes(header))
+        for mark, tries, pk, study, series, size, key, header in rows
+    ]
+
+
+def _bytes(value: bytes | memoryview | None) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _try_later(unread: Sequence[Arrival]) -> None:
+    """Have instances wait whose files cannot be read now, longer each time."""
+    now = clock.now()
+    _TRY_LATER.write([(one.mark, one.tries + 1, now + _wait_of(one.tries)) for one in unread])
+
+
+def _wait_of(tries: int) -> timedelta:
+    return min(timedelta(seconds=2 ** min(tries, 10)), LONGEST_WAIT)
 
 
 def _write_arrivals(groups: Sequence[decisions.Group], config: decisions.Configuration) -> None:
     rulings = [_on_arrival(group) for group in groups]
     decided = decisions.decide(rulings, config)
-    _answer(groups, decided)
-    _push_back([instance for group in groups for instance in group.instances])
+    _answer(rulings, decided)
+    _push_back([arrival for group in groups for arrival in group.arrivals])
     for group in groups:
         for spec in group.chosen:
             if spec.on != Trigger.INSTANCE.value:
-                _wait(spec, group.instances, config)
+                _wait(spec, group.arrivals, config)
 
 
 def _on_arrival(group: decisions.Group) -> decisions.Ruling:
@@ -87,24 +121,24 @@ def _on_arrival(group: decisions.Group) -> decisions.Ruling:
     return decisions.Ruling(group, DecisionPhase.ARRIVAL, at_once, waits)
 
 
-def _answer(groups: Sequence[decisions.Group], decided: Sequence[Decision]) -> None:
-    """Answer the marks, if they all still wait; one statement for all of them."""
-    marks = [pk for group in groups for pk in group.marks]
-    whens = [
-        When(pk__in=group.marks, then=Value(decision.pk))
-        for group, decision in zip(groups, decided, strict=True)
-    ]
-    undecided = RoutingMark.objects.filter(pk__in=marks, decision=None)
-    if undecided.update(decision_id=Case(*whens)) != len(marks):
+def _answer(rulings: Sequence[decisions.Ruling], decided: Sequence[int]) -> None:
+    """Answer the marks, if they all still wait."""
+    final: list[tuple[int, int]] = []
+    for_now: list[tuple[int, int]] = []
+    for ruling, decision in zip(rulings, decided, strict=True):
+        into = for_now if ruling.waits else final
+        into += [(arrival.mark, decision) for arrival in ruling.group.arrivals]
+    answered = _ANSWER.write(final) + _ANSWER_FOR_NOW.write(for_now)
+    if answered != len(final) + len(for_now):
         raise Overtaken
 
 
 # --- quiet timers --------------------------------------------------------------------------------
-def _push_back(instances: Sequence[Instance]) -> None:
+def _push_back(arrivals: Sequence[Arrival]) -> None:
     """Every arrival pushes back the open timers of its study and series, up to their cap."""
     now = clock.now()
-    series = {instance.series_id for instance in instances}
-    studies = {instance.study_id for instance in instances}
+    series = {arrival.series_id for arrival in arrivals}
+    studies = {arrival.study_id for arrival in arrivals}
     timers = QuietTimer.objects.filter(study_id__in=studies, fired_at=None)
     for timer in timers:
         if timer.series_id is None or timer.series_id in series:
@@ -112,16 +146,16 @@ def _push_back(instances: Sequence[Instance]) -> None:
             QuietTimer.objects.filter(pk=timer.pk, fired_at=None).update(due_at=due)
 
 
-def _wait(spec: RuleSpec, instances: Sequence[Instance], config: decisions.Configuration) -> None:
+def _wait(spec: RuleSpec, arrivals: Sequence[Arrival], config: decisions.Configuration) -> None:
     """Have instances wait for the timer of a rule, one a study or one a series."""
-    groups: dict[int | None, list[Instance]] = {}
-    for instance in instances:
-        key = instance.series_id if spec.on == Trigger.SERIES.value else None
-        groups.setdefault(key, []).append(instance)
+    groups: dict[int | None, list[Arrival]] = {}
+    for arrival in arrivals:
+        key = arrival.series_id if spec.on == Trigger.SERIES.value else None
+        groups.setdefault(key, []).append(arrival)
     for series_id, members in groups.items():
         timer = _timer(spec, members[0].study_id, series_id, config)
         TimerItem.objects.bulk_create(
-            [TimerItem(timer=timer, instance=instance) for instance in members],
+            [TimerItem(timer=timer, instance_id=one.instance) for one in members],
             ignore_conflicts=True,
         )
 
@@ -169,15 +203,25 @@ def _fire(timer: QuietTimer, now: datetime) -> bool:
         return False  # what has arrived and is not yet routed will push the timer back
     config = decisions.configuration()
     ids = list(timer.items.order_by("instance_id").values_list("instance_id", flat=True))
-    marks = RoutingMark.objects.filter(instance_id__in=ids).order_by("instance_id")
-    marks = marks.select_related("instance__study", "instance__series", "association")
-    groups = decisions.group_up(((m.instance, m.association, m.pk) for m in marks), config)
+    marks = RoutingMark.objects.filter(instance_id__in=timer.items.values("instance_id"))
+    groups, unread = decisions.group_up(_arrivals(marks.order_by("instance_id")), config)
+    if unread:
+        _fire_later(timer, unread)
+        return False
     try:
         with transaction.atomic():
             _write_fired(timer, ids, groups, config, now=now)
     except (Overtaken, IntegrityError):
         return False
     return True
+
+
+@transaction.atomic
+def _fire_later(timer: QuietTimer, unread: Sequence[Arrival]) -> None:
+    """Put off a timer some of whose files cannot be read now, longer each time."""
+    _try_later(unread)
+    due = clock.now() + _wait_of(max(arrival.tries for arrival in unread))
+    QuietTimer.objects.filter(pk=timer.pk, fired_at=None).update(due_at=due)
 
 
 def _write_fired(
@@ -203,6 +247,14 @@ def _write_fired(
     ]
     decisions.decide(rulings, config)
     timer.items.all().delete()
+    _forget_headers(groups)
+
+
+def _forget_headers(groups: Sequence[decisions.Group]) -> None:
+    """Drop the headers of instances that wait for no timer any more."""
+    marks = [arrival.mark for group in groups for arrival in group.arrivals]
+    waits = TimerItem.objects.filter(instance_id=OuterRef("instance_id"))
+    RoutingMark.objects.filter(~Exists(waits), pk__in=marks).update(header=None)
 
 
 # --- a person decides ----------------------------------------------------------------------------
@@ -215,7 +267,8 @@ def reconsider(instances: Iterable[int]) -> int:
     Returns:
         How many marks are open again.
     """
-    count = RoutingMark.objects.filter(instance_id__in=list(instances)).update(decision=None)
+    marks = RoutingMark.objects.filter(instance_id__in=list(instances))
+    count = marks.update(decision=None, tries=0, due_at=None)
     doorbell.ring("route")
     return count
 
@@ -224,6 +277,11 @@ def oldest_undecided() -> datetime | None:
     """Return when the oldest mark without a decision was made."""
     marks = RoutingMark.objects.undecided().oldest_first()
     return marks.values_list("created_at", flat=True).first()
+
+
+def marks_due() -> bool:
+    """Tell whether a mark waits to be decided now."""
+    return RoutingMark.objects.due(clock.now()).exists()
 
 
 def timers_due() -> bool:

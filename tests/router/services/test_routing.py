@@ -208,11 +208,69 @@ def test_facts_of_the_association_count(site: Site) -> None:
     assert _pairs() == [("disk", "1"), ("pacs", "1")]
 
 
-def test_an_object_whose_bytes_are_gone_is_held_with_the_problem(site: Site) -> None:
+def test_the_rules_read_what_came_with_the_mark_and_no_file(site: Site) -> None:
+    factories.rule("mr", send=["pacs"], when=MR)
+    factories.rule("ct", send=["disk"], when=CT)
+    indexing.index(site.take(image(1), image(2, Modality="MR")))
+    for path in site.stored():
+        path.unlink()
+    assert routing.route_batch() == 2
+    assert _pairs() == [("disk", "1"), ("pacs", "2")]
+    assert not RoutingMark.objects.exclude(header=None).exists()  # and is not kept for ever
+
+
+@pytest.mark.parametrize("packed", [None, b"", b"of another release"])
+def test_a_mark_without_a_header_of_ours_has_the_file_read(
+    site: Site, packed: bytes | None
+) -> None:
+    factories.rule("ct", send=["disk"], when=CT)
+    indexing.index(site.take(image(1)))
+    RoutingMark.objects.update(header=packed)
+    assert routing.route_batch() == 1
+    assert _pairs() == [("disk", "1")]
+
+
+def test_a_header_too_large_to_keep_is_read_from_the_file(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "PACKED_LIMIT", 10)
+    factories.rule("ct", send=["disk"], when=CT)
+    indexing.index(site.take(image(1)))
+    assert RoutingMark.objects.get().header is None
+    assert routing.route_batch() == 1
+    assert _pairs() == [("disk", "1")]
+
+
+def test_a_file_that_cannot_be_read_is_tried_later_and_stops_no_other(
+    site: Site, forward: Any
+) -> None:
+    factories.rule("all", send=["pacs"])
+    indexing.index(site.take(image(1), image(2)))
+    lost = site.objects / Instance.objects.get(sop_instance_uid__endswith=".3.1").location
+    RoutingMark.objects.update(header=None)
+    lost.rename(site.objects / "aside")
+    assert routing.route_batch() == 2
+    assert _pairs() == [("pacs", "2")]
+    assert (routing.marks_due(), routing.route_batch()) == (False, 0)
+
+    forward(seconds=2)
+    assert (routing.marks_due(), routing.route_batch()) == (True, 1)
+    (site.objects / "aside").rename(lost)
+    forward(seconds=3)
+    assert routing.route_batch() == 1
+    assert _pairs() == [("pacs", "1"), ("pacs", "2")]
+
+
+def test_an_object_whose_bytes_stay_away_is_held_with_the_problem(site: Site, forward: Any) -> None:
     factories.rule("all", send=["pacs"])
     indexing.index(site.take(image(1)))
+    RoutingMark.objects.update(header=None)
     site.stored()[0].unlink()
-    routing.route_batch()
+    for _ in range(decisions.MOST_TRIES):
+        assert routing.route_batch() == 1
+        assert not Decision.objects.exists()
+        forward(seconds=61)
+    assert routing.route_batch() == 1
     decision = Decision.objects.get()
     assert decision.outcome == "held"
     assert "could not be read" in decision.problem
@@ -277,6 +335,35 @@ def test_a_study_rule_waits_until_the_study_is_quiet(site: Site, forward: Any) -
     last = Decision.objects.latest("pk")
     assert (last.phase, last.outcome) == ("quiet", "routed")
     _balanced()
+
+
+def test_a_header_is_kept_for_as_long_as_a_timer_needs_it(site: Site, forward: Any) -> None:
+    _timed("study", when=CT)
+    factories.rule("later", send=["disk"], trigger="series", quiet_seconds=600, when=CT)
+    _arrive(site, 1)
+    site.stored()[0].unlink()
+    forward(seconds=61)
+    assert routing.fire_timers() == 1
+    assert RoutingMark.objects.exclude(header=None).count() == 1
+    forward(seconds=600)
+    assert routing.fire_timers() == 1
+    assert _pairs() == [("disk", "1"), ("pacs", "1")]
+    assert not RoutingMark.objects.exclude(header=None).exists()
+
+
+def test_a_timer_whose_files_cannot_be_read_fires_later(site: Site, forward: Any) -> None:
+    _timed("study")
+    _arrive(site, 1)
+    RoutingMark.objects.update(header=None)
+    (lost,) = site.stored()
+    lost.rename(site.objects / "aside")
+    forward(seconds=61)
+    assert routing.fire_timers() == 0
+    assert routing.timers_due() is False
+    (site.objects / "aside").rename(lost)
+    forward(seconds=2)
+    assert routing.fire_timers() == 1
+    assert _pairs() == [("pacs", "1")]
 
 
 def test_another_study_does_not_push_back(site: Site, forward: Any) -> None:
