@@ -104,4 +104,5 @@ class _Before:
 
 def _judged(findings: Findings) -> Figures:
     assert not findings.problems, json.dumps(vars(findings))
-    return {name: value for name, value in vars(findings).items() if name != "problems"}
+    of_the_case = {"problems", "seconds"}  # the line says these itself
+    return {name: value for name, value in vars(findings).items() if name not in of_the_case}
