@@ -62,10 +62,9 @@ def make(names: Sequence[str], *, study: str, series: str, chance: random.Random
 
 
 def allowed(data: bytes) -> frozenset[str]:
-    """Return where an object of `make` may appear, by its private tag."""
+    """Return where an object of `make` may appear, by its private tag; nowhere without one."""
     found = _TAG.search(data[:_HEAD])
-    assert found is not None, "no private tag"
-    return frozenset(found[1].decode().strip().split("\\"))
+    return frozenset(found[1].decode().strip().split("\\")) if found else frozenset()
 
 
 class Taker(Sink):
@@ -94,12 +93,12 @@ class Far(FarEnd):
 
     sink: Taker
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sop_classes: Sequence[str] = (CT,)) -> None:
         super().__init__(name)
         script = Script(
             ae_title=name.upper(),
             transfer_syntaxes=[EXPLICIT_LITTLE],
-            sop_classes=[CT],
+            sop_classes=sop_classes,
             most_pdu=131072,
         )
         self.sink = Taker(script)
@@ -107,6 +106,10 @@ class Far(FarEnd):
     def arrivals(self) -> list[Arrival]:
         """What was taken."""
         return list(self.sink.arrivals)
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every data set that was taken by SOP Instance UID."""
+        return {one.uid: one.sha256 for one in self.sink.arrivals}
 
 
 class FolderEnd:

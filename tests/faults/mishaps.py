@@ -1,14 +1,14 @@
 """Random faults one after the other, each with its end: what a soak and the oracle run go through.
 
-A kill of a role; at a far end or before it a cut, a stall, a slow line, a refusal, a status, a minute
-of absence; and a database that does not answer for a while.
+A kill of a role; at a far end or before it a cut, a stall, a slow line, a refusal, a status, some
+time of absence; and a database that does not answer for a while.
 """
 
 import random
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -17,11 +17,11 @@ import psutil
 from tests.faults.kills import ROLES, Roles
 from tests.faults.load import Far
 from tests.faults.postgres import PostgreSQL
-from tests.faults.proxy import End, Fault
+from tests.faults.proxy import End, Fault, FaultProxy
 from tests.faults.site import Background, Site
 
 LOCAL_LIMIT = (2, 3, 2)  # A-ASSOCIATE-RJ: transient, presentation service, local limit exceeded
-ENDS: tuple[End, ...] = ("close", "reset", "half", "garbage")
+ENDS: tuple[End, ...] = ("close", "reset", "half")
 PASSING = (0xA700, 0x0110, 0xB000, 0xB007)
 PAUSES = (20.0, 60.0)
 JOINS = 150.0  # seconds; no fault lasts longer
@@ -38,8 +38,10 @@ class Mishaps:
         *,
         pauses: tuple[float, float] = PAUSES,
         longest: float = 60.0,
+        lines: Sequence[FaultProxy] = (),
     ) -> None:
         self._site, self._server = site, server
+        self._lines = [*lines, *(far.proxy for far in site.far.values())]
         self._chance = random.Random(seed)
         self._pauses, self._longest = pauses, longest
         self._running: Background | None = None
@@ -121,12 +123,12 @@ class Mishaps:
 
     def down(self) -> None:
         """A far end is away: every connection to it ends, and so does each new one."""
-        far = self._far()
-        far.proxy.fault = Fault("down", up_bytes=0)
-        for one in list(far.proxy._open):
+        line = self._chance.choice(self._lines)
+        line.fault = Fault("down", up_bytes=0)
+        for one in list(line._open):
             one.end()
         time.sleep(self._longest)
-        far.proxy.heal()
+        line.heal()
 
     def refuse(self) -> None:
         """A far end rejects every association for the time being."""
@@ -139,7 +141,6 @@ class Mishaps:
     def status(self) -> None:
         """A far end answers some objects with a failure that passes, or with a warning."""
         far = self._far()
-        assert isinstance(far, Far)
         far.sink.answers.extend(self._chance.choices(PASSING, k=self._chance.randint(1, 20)))
 
     def database(self) -> None:
@@ -162,10 +163,10 @@ class Mishaps:
         return far
 
     def _line(self, fault: Fault, least: float, most: float) -> None:
-        far = self._far()
-        far.proxy.fault = fault
+        line = self._chance.choice(self._lines)
+        line.fault = fault
         time.sleep(self._chance.uniform(least, most))
-        far.proxy.heal()
+        line.heal()
 
 
 FAULTS: dict[str, Callable[[Mishaps], None]] = {

@@ -13,7 +13,6 @@ to `bench/results/soak.jsonl`; the exit code is 0 when nothing was found.
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 import psutil
 
 from tests.faults.books import Arrival
+from tests.faults.ending import end_in_order
 from tests.faults.invariants import Invariants
 from tests.faults.load import Far, FolderEnd, Load
 from tests.faults.mishaps import Mishaps
@@ -273,8 +273,7 @@ def keep(found: dict[str, object]) -> None:
 
 def main() -> int:
     """Run what is asked for; the exit code."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+    end_in_order()
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=40.0, help="objects a second")
@@ -288,12 +287,6 @@ def main() -> int:
     keep(found)
     print(json.dumps(found, indent=1))
     return 1 if found["findings"] else 0
-
-
-def _end(number: int, _frame: object) -> None:
-    for again in (signal.SIGTERM, signal.SIGINT):  # putting away must not be broken off
-        signal.signal(again, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
