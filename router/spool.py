@@ -16,14 +16,16 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from router import durable
 from router.dicom import part10
 from router.dicom.errors import MalformedDataSet
+from router.dicom.part10 import FileMeta
 from router.facts import AssociationFacts, Counts, Duplicates, EndFacts, Origin
 from router.owners import Owner, Owners
 from router.spool_file import (
@@ -33,6 +35,7 @@ from router.spool_file import (
     SpoolError,
     SpoolFile,
     SpoolFull,
+    sha256_of,
     spool_error,
 )
 
@@ -56,6 +59,7 @@ FACTS = "association.json"
 END = "association_end.json"
 NEW_PREFIX = ".new-"
 STALE_AFTER = 3600.0
+_NOBODY = Owner(pid=0, process_start=0, boot_id="", lock="0" * 32)
 _OBJECT_NAME = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{64}\.dcm")
 
 
@@ -116,19 +120,18 @@ class Inbox:
             return None
         return EndFacts(**{**data, "ended_at": datetime.fromisoformat(data["ended_at"])})
 
-    def leftovers(self) -> Iterator[Spooled]:
+    def leftovers(self, *, verify: bool = False) -> Iterator[Spooled]:
         """The acknowledged objects in the folder, oldest first, not examined.
 
-        One that leaves meanwhile is passed over; one whose file meta is damaged is logged.
+        One that leaves meanwhile is passed over. One whose file meta cannot be read, or with
+        `verify` whose bytes are not those its name promises, says so (`Spooled.damage`).
         """
         paths = [path for path in _entries(self.folder) if _OBJECT_NAME.fullmatch(path.name)]
         for path in sorted(paths, key=_modified):
             try:
-                yield self._spooled(path)
+                yield self._spooled(path, verify=verify)
             except FileNotFoundError:
                 continue
-            except MalformedDataSet as error:
-                log.error("inbox.object_damaged", extra={"path": str(path), "error": str(error)})
 
     def remove_parts(self) -> int:
         """Remove what never became whole. Only for the adopter of a dead owner's folder."""
@@ -148,11 +151,17 @@ class Inbox:
     def sync(self) -> None:
         os.fsync(self._fd)
 
-    def _spooled(self, path: Path) -> Spooled:
+    def _spooled(self, path: Path, *, verify: bool) -> Spooled:
         receipt_id, sha256 = path.stem.split(".")
-        status = path.stat()
         with path.open("rb") as file:
-            meta = part10.read_meta(file)
+            status = os.fstat(file.fileno())
+            meta, damage = _read_meta(file, receipt_id)
+            if verify or damage:
+                found = sha256_of(file, meta.offset)
+                damage = damage or _difference(sha256, found)
+                sha256 = found
+        if damage:
+            log.error("inbox.object_damaged", extra={"path": str(path), "error": damage})
         return Spooled(
             receipt_id=receipt_id,
             association=self.facts,
@@ -164,6 +173,7 @@ class Inbox:
             sop_instance_uid=meta.sop_instance_uid,
             transfer_syntax=meta.transfer_syntax,
             received_at=datetime.fromtimestamp(status.st_mtime, UTC),
+            damage=damage,
         )
 
     def _establish(self) -> None:
@@ -223,6 +233,7 @@ class Spool:
 
     def abandoned(self) -> list[Inbox]:
         """The inboxes whose owning process is dead. Adopt one before touching it."""
+        self._restore_facts()
         alive: dict[Owner, bool] = {self._owners.me(): True}
         found = []
         for inbox in self.inboxes():
@@ -231,6 +242,15 @@ class Spool:
             if not alive[inbox.owner]:
                 found.append(inbox)
         return found
+
+    def _restore_facts(self) -> None:
+        """Let a folder whose facts are lost be adopted: what it holds was acknowledged."""
+        for folder in filter(lambda path: _is_id(path.name), _entries(self._inbox)):
+            try:
+                Inbox.read(folder)
+            except (FileNotFoundError, ValueError):
+                if any(_OBJECT_NAME.fullmatch(path.name) for path in _entries(folder)):
+                    _write_stand_in(folder)
 
     def adopt(self, inbox: Inbox) -> bool:
         """Make an abandoned inbox ours and drop its unfinished objects.
@@ -273,6 +293,57 @@ class Spool:
             durable.make_folder(self.root)
             status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
+
+
+def _read_meta(file: BinaryIO, receipt_id: str) -> tuple[FileMeta, str]:
+    """The file meta that we wrote, and '', or a stand-in and what is wrong with it.
+
+    The stand-in's UID is derived from our receipt (PS3.5 B.2) and all bytes count as data.
+    """
+    stand_in = FileMeta("", f"2.25.{int(receipt_id, 16)}", "", 0)
+    try:
+        meta = part10.read_meta(file)
+        file.seek(0)
+        if file.read(meta.offset) == _written(meta):
+            return meta, ""
+    except MalformedDataSet as error:
+        return stand_in, f"its file meta: {error}"
+    except UnicodeEncodeError:  # a UID with other characters than we write
+        pass
+    return stand_in, "its file meta is not what was written"
+
+
+def _written(meta: FileMeta) -> bytes:
+    return part10.file_meta(
+        sop_class_uid=meta.sop_class_uid,
+        sop_instance_uid=meta.sop_instance_uid,
+        transfer_syntax=meta.transfer_syntax,
+    )
+
+
+def _difference(promised: str, found: str) -> str:
+    if promised == found:
+        return ""
+    return f"SHA-256 is {found[:16]}…, acknowledged was {promised[:16]}…"
+
+
+def _write_stand_in(folder: Path) -> None:
+    """Facts of an association of which nothing but our id is known, of an owner long dead."""
+    facts = AssociationFacts(
+        id=folder.name,
+        origin="dimse",
+        calling_ae="",
+        called_ae="",
+        remote_host="",
+        remote_port=0,
+        source=None,
+        duplicates="quarantine",
+        started_at=datetime.fromtimestamp(folder.stat().st_mtime, UTC),
+    )
+    with suppress(FileNotFoundError):
+        (folder / FACTS).rename(folder / f"{FACTS}.damaged")
+    Inbox(folder, facts, _NOBODY).take_over(_NOBODY)
+    log.error("inbox.facts_lost", extra={"association": folder.name})
 
 
 def _entries(folder: Path) -> list[Path]:

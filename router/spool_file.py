@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from router import crashpoints
 from router.dicom import header
@@ -25,6 +25,8 @@ OBJECT_SUFFIX = ".dcm"
 PART_SUFFIX = ".part"
 # An object's dirty pages are pushed out on the way, so that the last fsync stays short.
 FLUSH_EVERY = 128 << 20
+_CHUNK = 1 << 20
+_NOTHING = memoryview(b"")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -51,6 +53,7 @@ class Spooled:
     transfer_syntax: str
     received_at: datetime
     structure: header.Structure | None = None
+    damage: str = ""  # what is wrong with the file itself; its UIDs and hash are then what it holds
 
     @property
     def quarantine(self) -> str:
@@ -87,8 +90,8 @@ class SpoolFile:
         self._hash = hashlib.sha256()
         self._flushed = 0
         self._structure: header.Structure | None = None
+        self._meta = memoryview(meta)
         self._fd = _open_new(self._part)
-        self._put(memoryview(meta))
         crashpoints.reach("receive.part_created")
 
     @property
@@ -105,6 +108,7 @@ class SpoolFile:
 
     def examine(self) -> header.Structure:
         """Walk the data set written so far to its end. Raises errors of `router.dicom.errors`."""
+        self._begin()
         with os.fdopen(os.dup(self._fd), "rb") as file:
             self._structure = header.examine(
                 file, offset=self.offset, size=self.size, transfer_syntax=self._uids[2]
@@ -117,6 +121,7 @@ class SpoolFile:
         File, name and folder are synced in this order; the facts of the association are synced
         since the first object began. Raises `SpoolFull` or `SpoolError`; the file is gone then.
         """
+        self._begin()
         sop_class, sop_instance, transfer_syntax = self._uids
         digest = self.sha256
         path = self._inbox.folder / f"{self.receipt_id}.{digest}{OBJECT_SUFFIX}"
@@ -152,11 +157,19 @@ class SpoolFile:
         with suppress(OSError):
             self._part.unlink(missing_ok=True)
 
+    def _begin(self) -> None:
+        """Write the file meta if no data set has come."""
+        if self._meta:
+            self._put(_NOTHING)
+
     def _put(self, data: memoryview) -> None:
-        done = 0
+        """Write, the file meta before the first bytes in one call with them."""
+        meta, self._meta = self._meta, _NOTHING
+        done, size = 0, len(meta) + len(data)
         try:
-            while done < len(data):
-                done += os.write(self._fd, data[done:])
+            while done < size:
+                rest = max(0, done - len(meta))
+                done += os.writev(self._fd, (meta[done:], data[rest:]))
         except OSError as error:
             raise self._failed(error) from error
 
@@ -175,6 +188,15 @@ class SpoolFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def sha256_of(file: BinaryIO, offset: int) -> str:
+    """The SHA-256 of what stands in a file from `offset` on, in hexadecimal."""
+    found = hashlib.sha256()
+    file.seek(offset)
+    while chunk := file.read(_CHUNK):
+        found.update(chunk)
+    return found.hexdigest()
 
 
 def _open_new(path: Path) -> int:

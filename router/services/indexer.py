@@ -216,7 +216,7 @@ class Indexer:
         self.spool.sweep()
 
     def _take_in(self, inbox: Inbox) -> None:
-        count = self._index_inbox(inbox)
+        count = self._index_inbox(inbox, verify=True)
         self._end(inbox)
         log.info("inbox.adopted", extra={"association": inbox.facts.id, "objects": count})
 
@@ -239,10 +239,10 @@ class Indexer:
             self._overflowed = True
             raise
 
-    def _index_inbox(self, inbox: Inbox) -> int:
+    def _index_inbox(self, inbox: Inbox, *, verify: bool = False) -> int:
         count = 0
         chunk: list[Spooled] = []
-        for spooled in inbox.leftovers():
+        for spooled in inbox.leftovers(verify=verify):
             chunk.append(spooled)
             if len(chunk) == BATCH // 2:
                 count += index_all(chunk)

@@ -27,7 +27,7 @@ from router.models import (
     RoutingMark,
 )
 from router.models.batches import Insert, Row, Update, reserve
-from router.services import clock, hierarchy, placing
+from router.services import clock, hierarchy, placing, quarantine
 from router.services.associations import ensure_associations
 from router.services.counters import Tally
 from router.services.header_text import whole_number
@@ -82,6 +82,7 @@ class Entry:
     spooled: Spooled
     place: Place
     problem: str = ""
+    is_damaged: bool = False
     outcome: ReceiptOutcome = ReceiptOutcome.STORED
     reason: str = ""
     kept: Kept | None = None
@@ -130,15 +131,23 @@ def index(spooled: Sequence[Spooled], *, apart: str = "") -> int:
 
 def _entry(item: Spooled) -> Entry:
     """Read what the index needs; data that cannot be read any more is kept apart, not lost."""
+    if item.damage:
+        return _damaged(item, item.damage)
     try:
         structure = item.examined().structure
     except (DicomError, OSError) as error:
         if isinstance(error, OSError) and storage.is_passing(error):
             raise
         log.warning("index.unreadable", extra={"receipt": item.receipt_id, "error": str(error)})
-        return _apart(item, f"Unreadable when indexed: {error}")
+        return _damaged(item, f"unreadable when indexed: {error}")
     assert structure is not None  # noqa: S101 - examined() promises it
     return Entry(item, _place(item, structure), problem=(structure.quarantine or "")[:200])
+
+
+def _damaged(item: Spooled, what: str) -> Entry:
+    entry = _apart(item, f"{quarantine.DAMAGED}: {what}")
+    entry.is_damaged = True
+    return entry
 
 
 def _apart(item: Spooled, problem: str) -> Entry:
@@ -181,6 +190,7 @@ def _write(batch: Batch) -> None:
     _create_instances(batch)
     _create_receipts(batch)
     _create_marks(batch)
+    _raise_alarm(batch)
     _count(batch)
     doorbell.ring("route")
 
@@ -270,6 +280,13 @@ def _receipt(entry: Entry, batch: Batch) -> Row:
         *(entry.place.study_uid, entry.place.series_uid, item.transfer_syntax, item.sha256),
         *(item.size, entry.kept.pk if entry.kept else None, item.received_at),
     )
+
+
+def _raise_alarm(batch: Batch) -> None:
+    for entry in batch.entries:
+        if entry.is_damaged:
+            item = entry.spooled
+            quarantine.report_damage(item.receipt_id, item.association.id, reason=entry.problem)
 
 
 def _create_marks(batch: Batch) -> None:

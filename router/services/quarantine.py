@@ -3,9 +3,12 @@
 from django.db import IntegrityError, transaction
 
 from router import doorbell, storage
-from router.models import Instance, InstanceState, Receipt, RoutingMark
+from router.models import AuditOutcome, Instance, InstanceState, Receipt, RoutingMark
 from router.services import audit, clock, hierarchy
-from router.services.actors import Actor
+from router.services.actors import SYSTEM, Actor
+
+# How the reason of an object begins that was acknowledged whole and is not whole any more.
+DAMAGED = "Damaged in the inbox"
 
 
 class NotQuarantined(Exception):
@@ -57,6 +60,18 @@ def discard(instance: Instance, *, actor: Actor) -> None:
     _record("quarantine.discarded", instance, actor)
     location = instance.location
     transaction.on_commit(lambda: storage.objects().delete(location))
+
+
+def report_damage(receipt_id: str, association_id: str, *, reason: str) -> None:
+    """Raise the alarm for an object that comes into quarantine damaged; with its rows, once."""
+    audit.record(
+        "object.damaged",
+        actor=SYSTEM,
+        code="security",
+        outcome=AuditOutcome.SERIOUS_FAILURE,
+        target=f"receipt {receipt_id}",
+        details={"reason": reason, "association": association_id},
+    )
 
 
 def _leave(instance: Instance, state: InstanceState, reason: str) -> None:

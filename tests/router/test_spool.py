@@ -309,5 +309,69 @@ def test_a_damaged_object_does_not_hide_the_others(
     first, second = put(inbox, 1), put(inbox, 2)
     next(inbox.folder.glob(f"{first}.*")).write_bytes(b"no DICOM")
     (inbox.folder / "stranger.dcm").touch()
-    assert [spooled.receipt_id for spooled in inbox.leftovers()] == [second]
+    found = {spooled.receipt_id: spooled for spooled in inbox.leftovers()}
+    assert set(found) == {first, second}
+    assert found[first].damage.startswith("its file meta: ")
+    assert found[first].sop_instance_uid == f"2.25.{int(first, 16)}"
+    assert (found[first].size, found[first].offset) == (8, 0)
+    assert found[first].sha256 == hashlib.sha256(b"no DICOM").hexdigest()
+    assert not found[second].damage
     assert [record.message for record in caplog.records] == ["inbox.object_damaged"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "damage"),
+    [
+        (7, "its file meta is not what was written"),  # the preamble
+        (170, "its file meta is not what was written"),  # a UID
+        (129, "its file meta: "),  # no DICM
+    ],
+)
+def test_a_changed_file_meta_is_damage(tmp_path: Path, offset: int, damage: str) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    put(inbox)
+    (spooled,) = inbox.leftovers()
+    content = bytearray(spooled.path.read_bytes())
+    content[offset] ^= 0x80
+    spooled.path.write_bytes(content)
+    (found,) = inbox.leftovers()
+    assert found.damage.startswith(damage)
+
+
+@pytest.mark.parametrize("tear", ["cut", "changed"])
+def test_torn_data_is_found_when_verified(tmp_path: Path, tear: str) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    receipt = put(inbox)
+    (spooled,) = inbox.leftovers(verify=True)
+    assert not spooled.damage
+    content = bytearray(spooled.path.read_bytes())
+    torn = content[:-9] if tear == "cut" else content[:-9] + bytes(9)
+    spooled.path.write_bytes(torn)
+    (found,) = inbox.leftovers(verify=True)
+    assert found.damage.startswith("SHA-256 is ")
+    assert found.sha256 == hashlib.sha256(torn[found.offset :]).hexdigest()
+    assert (found.receipt_id, found.size) == (receipt, len(torn) - found.offset)
+    assert found.sop_instance_uid == spooled.sop_instance_uid
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"owner": 1}'])
+def test_an_inbox_whose_facts_are_lost_may_be_adopted(tmp_path: Path, content: str | None) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    receipt = put(inbox)
+    file = inbox.folder / "association.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    spool = Spool(tmp_path)
+    (found,) = spool.abandoned()
+    assert spool.adopt(found)
+    assert (found.facts.id, found.facts.calling_ae, found.facts.source) == (facts().id, "", None)
+    assert [spooled.receipt_id for spooled in found.leftovers()] == [receipt]
+    assert (found.folder / "association.json.damaged").exists() == (content is not None)
+
+
+def test_a_folder_without_facts_and_objects_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "inbox" / facts().id
+    folder.mkdir(parents=True)
+    assert Spool(tmp_path).abandoned() == []
+    assert list(folder.iterdir()) == []

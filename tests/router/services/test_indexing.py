@@ -315,7 +315,7 @@ def test_an_unreadable_leftover_is_quarantined(site: Site) -> None:
     indexing.index(list(inbox.leftovers()))
     row = Instance.objects.get()
     assert row.state == InstanceState.QUARANTINED
-    assert row.reason.startswith("Unreadable when indexed")
+    assert row.reason.startswith("Damaged in the inbox: unreadable when indexed")
     assert row.study.study_instance_uid == f"2.25.{int(spooled.receipt_id, 16)}"
     assert len(site.stored()) == 1
     assert not RoutingMark.objects.exists()
