@@ -30,7 +30,7 @@ from router.models import (
     RoutingMark,
     User,
 )
-from router.services import clock, heartbeats, users
+from router.services import clock, heartbeats, quarantine, users
 from router.services.visibility import (
     visible_associations,
     visible_counts,
@@ -180,9 +180,11 @@ def _parked(user: User) -> Iterable[Attention]:
 
 def _quarantined(user: User) -> Iterable[Attention]:
     found = visible_instances(user).quarantined()
-    row = found.aggregate(count=Count("pk"), since=Min("received_at"))
-    if row["count"]:
-        yield Attention("quarantined", row["count"], row["since"])
+    damaged = Q(reason__startswith=quarantine.DAMAGED)
+    for kind, rows in (("damaged", found.filter(damaged)), ("quarantined", found.exclude(damaged))):
+        row = rows.aggregate(count=Count("pk"), since=Min("received_at"))
+        if row["count"]:
+            yield Attention(kind, row["count"], row["since"])
 
 
 def _unmatched(user: User) -> Iterable[Attention]:

@@ -34,6 +34,7 @@ STATES: dict[str, tuple[str, str]] = {
     "held": ("held", "pause"),
     "cancelled": ("cancelled", "x"),
     "quarantined": ("quarantined", "shield"),
+    "damaged": ("damaged", "hand"),
     "refused": ("refused", "ban"),
     "current": ("current", "check"),
     "stored": ("stored", "check"),
