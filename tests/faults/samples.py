@@ -2,7 +2,7 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +12,6 @@ import psutil
 
 MIB = 1 << 20
 HOUR = 3600.0
-FIELDS = ("rss", "pss", "anonymous", "fds", "threads", "cpu")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Growth:
     fds_slope: float
     threads: int
     cpu: float
+    course: tuple[float, ...]  # resident MiB, minute by minute
 
 
 def look(process: psutil.Process, at: float) -> Sample:
@@ -122,4 +122,13 @@ def _growth(role: str, pid: int, samples: Sequence[Sample], settle: float) -> Gr
         fds_slope=round(an_hour["fds"], 2),
         threads=last.threads,
         cpu=round((last.cpu - samples[0].cpu) / max(last.at - samples[0].at, 1.0), 3),
+        course=tuple(_by_minute(samples)),
     )
+
+
+def _by_minute(samples: Sequence[Sample]) -> Iterator[float]:
+    due = samples[0].at
+    for one in samples:
+        if one.at >= due:
+            due += 60
+            yield round(one.rss / MIB, 1)
