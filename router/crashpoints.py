@@ -1,10 +1,11 @@
-"""Named places in receive, index, route and deliver where a proof may end the process by SIGKILL.
+"""Named places in receive, index, route and deliver where a proof may end or stop the process.
 
 `reach("deliver.after_send")` does nothing unless the process was started with a folder of armed
 points in its environment, and never in production. A point is armed while the folder is watched
 by a file of its name that holds a number: the nth time that one process reaches it, the process
 claims the file by renaming it and kills itself. So exactly one process dies once for each arming,
-and whoever armed it can see that it came to pass. It refuses to do anything else than die.
+and whoever armed it can see that it came to pass. Where the file's third word is STOP the process
+stops (SIGSTOP) until whoever armed it lets it go on. It refuses to do anything else.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 VARIABLE = "ROUTER_CRASH_POINTS"
 REACHED = ".reached"
+STOP = "STOP"
 POINTS = (
     "receive.part_created",
     "receive.before_fsync",
@@ -61,7 +63,8 @@ def _look(armed: Path) -> None:
         text = armed.read_text(encoding="ascii")
     except FileNotFoundError:
         return
-    count, _, token = text.partition(" ")
+    count, _, rest = text.partition(" ")
+    token, _, how = rest.partition(" ")
     key = f"{armed.name} {token}"
     _seen[key] += 1
     if not count.isdigit() or _seen[key] < int(count):
@@ -70,4 +73,4 @@ def _look(armed: Path) -> None:
         armed.rename(armed.with_name(armed.name + REACHED))
     except FileNotFoundError:
         return  # another process was quicker
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP if how == STOP else signal.SIGKILL)

@@ -1,10 +1,15 @@
-"""Kills of each process role, by SIGKILL, while everything is at work; and graceful stops."""
+"""Blows to each process role while everything is at work, and graceful stops.
+
+A blow is a SIGKILL, a SIGSEGV or a stop of 40 seconds. A worker that is stopped beyond its lease
+must find that what it writes then is refused.
+"""
 
 import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import psutil
 
@@ -29,33 +34,110 @@ STOPS = (
     ("TERM to all", signal.SIGTERM, True),
     ("INT to all", signal.SIGINT, True),
 )
-_YOUNG = 7.0  # seconds; `up` gives up on what dies six times in 30 s
+FROZEN_SECONDS = 40.0
+LATE = {  # where a worker is stopped until another has delivered in its place
+    "worker before its send": "deliver.before_send",
+    "worker in an object": "deliver.mid_object",
+    "worker after its send": "deliver.after_send",
+}
+_HOW = ("", "success", "warning", "lost", "unknown")
+MOST_LEASE = 60.0  # seconds: a lease, and what it takes to deliver again
+_MOST_DEATHS, _WINDOW = 4, 30.0  # `up` gives up on what dies six times in 30 s
 
 Process = psutil.Process
+Blow = Callable[[Process], None]
 
 
-def kill(site: Site, role: str, chance: random.Random) -> tuple[Account, float]:
-    """Kill one process of a role under load.
+def kill(process: Process) -> None:
+    """End it without a word."""
+    process.kill()
+
+
+def crash(process: Process) -> None:
+    """End it as a fault of its own memory does."""
+    process.send_signal(signal.SIGSEGV)
+
+
+def freeze(process: Process) -> None:
+    """Stop it for 40 seconds; it may have been replaced by then."""
+    process.suspend()
+    time.sleep(FROZEN_SECONDS)
+    with suppress(psutil.NoSuchProcess):
+        process.resume()
+
+
+def strike(site: Site, role: str, blow: Blow, chance: random.Random) -> tuple[Account, float]:
+    """Deal one process of a role a blow under load.
 
     Returns:
         What the books say after it, and how long it took until everything was back: everything
         acknowledged delivered, a new object taken and delivered, the console answering.
     """
+    _spare(site, role)
     roles = Roles(site.product)
     before = site.make(chance.randint(30, 60), chance)
     sender = site.send_in_background(before)
-    time.sleep(chance.uniform(0.2, 2.0))
+    time.sleep(chance.uniform(0.2, 1.2))
+    blow(chance.choice(roles.of(role)))
     began = time.monotonic()
-    chance.choice(roles.of(role)).kill()
     sender.join()
     site.send(site.make(3, chance))
     account = site.settle(MOST_RECOVERY)
     wait_until(lambda: _answers(site.product), seconds=MOST_RECOVERY, what="the console")
     took = time.monotonic() - began
     assert took <= MOST_RECOVERY, f"{role} was back after {took:.0f} s"
-    wait_until(roles.are_whole, seconds=MOST_RECOVERY, what=f"all roles after the kill of {role}")
-    time.sleep(max(0.0, _YOUNG - (time.monotonic() - began)))
+    wait_until(roles.are_whole, seconds=MOST_RECOVERY, what=f"all roles after the end of {role}")
     return account, took
+
+
+def _spare(site: Site, role: str) -> None:
+    """Wait while so many of a role have died lately that `up` would take the next for hopeless."""
+    while True:
+        since = time.monotonic() - _WINDOW
+        site.deaths = [(at, who) for at, who in site.deaths if at > since]
+        mine = [at for at, who in site.deaths if who == role]
+        if len(mine) < _MOST_DEATHS:
+            site.deaths.append((time.monotonic(), role))
+            return
+        time.sleep(0.2)
+
+
+def come_late(site: Site, name: str, chance: random.Random) -> tuple[Account, float]:
+    """Stop a worker beyond its lease: another delivers, and its own late write is refused (R23).
+
+    Returns:
+        What the books say after it, and how long it took until another had delivered.
+    """
+    site.arm(LATE[name], 1, how="STOP")
+    (one,) = site.make(1, chance)
+    site.send([one])
+    began = time.monotonic()
+    wait_until(lambda: _stopped(site), seconds=30, what="a worker that stopped itself")
+    (late,) = _stopped(site)
+    try:
+        site.wait_settled(MOST_LEASE)
+        took = time.monotonic() - began
+        said = site.ledger.read()
+    finally:
+        late.resume()
+    held = [pair for pair in said.states if said.attempts[*pair, "lost"]]
+    assert held, "nothing was leased by the worker that stopped"
+    site.send(site.make(3, chance))
+    account = site.settle(deep=True)
+    after = site.ledger.read()
+    for pair in held:
+        assert after.states[pair] == said.states[pair], f"{pair} was written late"
+        counts = [{how: page.attempts[*pair, how] for how in _HOW} for page in (said, after)]
+        assert counts[0] == counts[1], f"{pair} was written late: {counts}"
+    return account, took
+
+
+def _stopped(site: Site) -> Sequence[Process]:
+    found = []
+    for one in site.product.processes():
+        with suppress(psutil.NoSuchProcess):
+            found += [one] if one.status() == psutil.STATUS_STOPPED else []
+    return found
 
 
 class Roles:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ SELECT i.sop_instance_uid, d.name, a.outcome, COUNT(*) FROM router_attempt a
 JOIN router_jobitem j ON j.id = a.item_id
 JOIN router_instance i ON i.id = j.instance_id JOIN router_destination d ON d.id = j.destination_id
 GROUP BY i.sop_instance_uid, d.name, a.outcome
+"""
+LANE = """
+SELECT l.failures, l.last_failure_at, l.resume_at FROM router_lane l
+JOIN router_destination d ON d.id = l.destination_id
+WHERE l.state = 'backoff' AND d.name = '{name}'
+"""
+WAITING = """
+SELECT j.tries, MAX(a.ended_at), j.due_at FROM router_jobitem j
+JOIN router_attempt a ON a.item_id = j.id JOIN router_destination d ON d.id = j.destination_id
+WHERE j.state = 'waiting' AND d.name = '{name}' GROUP BY j.id, j.tries, j.due_at
+"""
+TRIED = """
+SELECT COUNT(a.ended_at) FROM router_attempt a JOIN router_jobitem j ON j.id = a.item_id
+JOIN router_destination d ON d.id = j.destination_id WHERE d.name = '{name}'
 """
 UNDECIDED = "SELECT COUNT(*) FROM router_routingmark WHERE decision_id IS NULL"
 
@@ -48,6 +63,30 @@ class Page:
         return not self.undecided and set(self.states.values()) <= DONE
 
 
+@dataclass(frozen=True)
+class Pause:
+    """What a failure led to: the how-manieth it was, when, and until when nothing is tried."""
+
+    failures: int
+    began: datetime
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What the ledger says of a far end that is away: the pauses of its lane and of its items."""
+
+    attempts: int
+    lane: Sequence[Pause]
+    items: Sequence[Pause]
+
+    @property
+    def resumes(self) -> datetime:
+        """When it is tried next."""
+        first = min((pause.until for pause in self.items), default=datetime.min.replace(tzinfo=UTC))
+        return max([first, *(pause.until for pause in self.lane)])
+
+
 class Ledger:
     """Reads the database of one product."""
 
@@ -69,6 +108,12 @@ class Ledger:
             reasons={(uid, name): reason for uid, name, _, reason in states if reason},
         )
 
+    def outage(self, name: str) -> Outage:
+        """Read what it says of a far end that is away."""
+        queries = [query.format(name=name) for query in (TRIED, LANE, WAITING)]
+        tried, lane, items = self._ask(*queries)
+        return Outage(tried[0][0], [_pause(*row) for row in lane], [_pause(*row) for row in items])
+
     def _ask(self, *queries: str) -> list[list[Any]]:  # Any: rows of different shapes
         if self._url:
             with psycopg.connect(self._url, connect_timeout=5) as server:
@@ -77,6 +122,17 @@ class Ledger:
         with closing(sqlite3.connect(uri, uri=True, timeout=10)) as file:
             file.execute("BEGIN")
             return [file.execute(query).fetchall() for query in queries]
+
+
+def _pause(failures: int, began: str | datetime, until: str | datetime) -> Pause:
+    return Pause(failures, _moment(began), _moment(until))
+
+
+def _moment(value: str | datetime) -> datetime:
+    """A time as either database gives it; SQLite has text, in UTC."""
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    return value
 
 
 def describe(pairs: Sequence[Pair], page: Page) -> str:

@@ -5,14 +5,16 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import psutil
+import psycopg
 
-from tests.product import HOST, free_port
+from tests.product import HOST, free_port, wait_until
 
 
 def binaries() -> Path:
@@ -29,8 +31,9 @@ def binaries() -> Path:
 class PostgreSQL:
     """`with PostgreSQL(folder) as server:`; `server.url` names its maintenance database."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._environment = {**os.environ, **(environment or {})}
         self.data = folder / "pgdata"
         self.port = free_port()
         self.url = f"postgres://router@{HOST}:{self.port}/postgres"
@@ -45,25 +48,30 @@ class PostgreSQL:
         with suppress(AssertionError):
             self.resume()
             self.stop("immediate")
-        shutil.rmtree(self.data, ignore_errors=True)
+        for data in self.folder.glob("pgdata*"):
+            shutil.rmtree(data, ignore_errors=True)
 
     def create(self) -> None:
         """Make the cluster, with everything durable."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, *self.folder.parents[:-2]):
             folder.chmod(folder.stat().st_mode | 0o011)
-        self.data.mkdir(mode=0o700)
-        if self._as:
-            os.chown(self.data, *self._as)
+        self._make(self.data)
         self._run("initdb", "-D", str(self.data), "-U", "router", "-A", "trust", "-E", "UTF8")
+
+    def _make(self, data: Path) -> None:
+        data.mkdir(mode=0o700)
+        if self._as:
+            os.chown(data, *self._as)
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        options = f"-p {self.port} -k {self.data} -c listen_addresses={HOST} -c max_connections=150"
-        log = str(self.data / "log.txt")
-        self._run(
-            "pg_ctl", "-D", str(self.data), "-l", log, "-w", "-t", "60", "-o", options, "start"
-        )
+        self._start(self.data, self.port)
+
+    def _start(self, data: Path, port: int) -> None:
+        options = f"-p {port} -k {data} -c listen_addresses={HOST} -c max_connections=120"
+        log = str(data / "log.txt")
+        self._run("pg_ctl", "-D", str(data), "-l", log, "-w", "-t", "60", "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
         """Stop in order (`fast`) or at once (`immediate`)."""
@@ -72,6 +80,30 @@ class PostgreSQL:
     def kill(self) -> None:
         """Kill every process of the server."""
         end_all(self.processes())
+
+    def fail_over(self, seconds: float, work: Callable[[], None]) -> None:
+        """Die under `work`; a standby that has every commit takes the port after `seconds`."""
+        standby, port = self.folder / f"pgdata{time.monotonic_ns()}", free_port()
+        self._make(standby)
+        copy = ("-h", HOST, "-p", str(self.port), "-U", "router", "-X", "stream", "-c", "fast")
+        self._run("pg_basebackup", *copy, "-R", "-D", str(standby))
+        self._start(standby, port)
+        with psycopg.connect(self.url, autocommit=True) as primary:
+            primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            primary.execute("SELECT pg_reload_conf()")
+            wait_until(lambda: _is_synchronous(primary), seconds=30, what="a synchronous standby")
+        work()
+        self.kill()
+        time.sleep(seconds)
+        self._run("pg_ctl", "-D", str(standby), "-w", "promote")
+        self._run("pg_ctl", "-D", str(standby), "-m", "fast", "-w", "stop")
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.data = standby
+        self.start()
+
+    def said(self, words: str) -> bool:
+        """Whether the server's log has some words."""
+        return words in (self.data / "log.txt").read_text(errors="replace")
 
     def freeze(self) -> None:
         """Stop every process where it is (SIGSTOP)."""
@@ -102,8 +134,20 @@ class PostgreSQL:
             command = ["setpriv", "--reuid", user, "--regid", group, "--clear-groups", *command]
         log = self.folder / "commands.log"
         with log.open("a") as output:
-            code = subprocess.call(command, cwd="/", stdout=output, stderr=output, timeout=120)
+            code = subprocess.call(
+                command,
+                cwd="/",
+                stdout=output,
+                stderr=output,
+                timeout=120,
+                env=self._environment,
+            )
         assert code == 0, f"{program} ended with {code}: {log.read_text()[-2000:]}"
+
+
+def _is_synchronous(primary: psycopg.Connection[tuple[object, ...]]) -> bool:
+    row = primary.execute("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")
+    return row.fetchone() == (1,)
 
 
 def end_all(processes: Sequence[psutil.Process]) -> None:

@@ -24,6 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from tests.faults.stages import KINDS, Alone, Kind, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +34,7 @@ DATABASES = ("sqlite", "postgresql")
 PRODUCT = ("router", "ingest", "dicomweb", "manage.py", "requirements.txt")
 ERROR_LENGTH = 4000
 SHARD = re.compile(r"[1-9]\d*/[1-9]\d*")
+STAGE_FAILURES = (AssertionError, OSError, psycopg.Error, subprocess.SubprocessError)
 RECOUNT_EVERY = 5  # cases; the books are compared after each
 
 Line = dict[str, Any]  # one JSON object
@@ -99,7 +102,7 @@ def _run_all(cases: Sequence[Case], commit: str) -> int:
             try:
                 with kind.around(Path(folder), left[0].database) as stage:
                     failures += not _run_on(stage, kind, left, commit)
-            except (AssertionError, OSError) as error:  # the stage itself could not be set up
+            except STAGE_FAILURES as error:  # it could not be set up, or put away
                 failures += 1
                 if left:
                     _note(left.pop(0), commit, seconds=0.0, error=str(error))
@@ -120,7 +123,7 @@ def _run(case: Case, kind: Kind, stage: Stage, commit: str, *, is_last: bool) ->
     before = len(stage.site.books.acknowledged)
     error, facts = "", dict[str, object]()
     try:
-        outcome = kind.run(stage, case.name, random.Random(case.seed))
+        outcome = kind.run(stage, case.name, case.number, random.Random(case.seed))
         facts = {"recovery": outcome.seconds and round(outcome.seconds, 1)}
         facts |= asdict(outcome.account)
         if is_last:

@@ -1,5 +1,7 @@
 """A TCP proxy that spoils what passes: slow, cut, reset, half closed, stuck, dripping, garbled.
 
+It can count PDUs (PS3.8 9.3.1), so that a cut falls on a boundary or a byte beside it.
+
 One thread a direction. `proxy.fault` may be changed at any moment; a connection keeps the fault it
 began with, except that `heal()` also ends the connections that a fault holds.
 """
@@ -16,6 +18,7 @@ from typing import Literal, Self
 
 CHUNK = 16384
 GARBAGE = 65536
+PDU_HEAD = 6  # type, reserved, length
 LINGER_NOW = struct.pack("ii", 1, 0)
 End = Literal["close", "reset", "half", "stall", "garbage"]
 
@@ -28,7 +31,8 @@ class Fault:
     drip). After `up_bytes` or `down_bytes` have passed in that direction, `end` comes about:
     `close`, `reset` (linger 0), `half` (this direction only is closed), `stall` (nothing is read
     any more, the connection stays), `garbage` (64 KiB of other bytes instead of the real ones,
-    then nothing).
+    then nothing). `up_pdus` and `down_pdus` are the same counted in PDUs, give or take `shift`
+    bytes; a connection then passes PDU by PDU.
     """
 
     name: str
@@ -37,6 +41,9 @@ class Fault:
     chunk: int = CHUNK
     up_bytes: int | None = None
     down_bytes: int | None = None
+    up_pdus: int | None = None
+    down_pdus: int | None = None
+    shift: int = 0
     end: End = "close"
 
 
@@ -48,7 +55,7 @@ class Connection:
 
     def __init__(self, client: socket.socket, server: socket.socket, fault: Fault) -> None:
         self.client, self.server, self.fault = client, server, fault
-        self.ended = threading.Event()
+        self.ended, self.was_cut = threading.Event(), threading.Event()
 
     def run(self) -> None:
         """Pass bytes both ways until both have ended."""
@@ -68,6 +75,10 @@ class Connection:
             one.close()
 
     def _pass(self, source: socket.socket, target: socket.socket, way: str) -> None:
+        pdus = self.fault.up_pdus if way == "up" else self.fault.down_pdus
+        if pdus is not None:
+            self._pass_pdus(source, target, pdus)
+            return
         left = self.fault.up_bytes if way == "up" else self.fault.down_bytes
         with suppress(OSError):
             while left is None or left > 0:
@@ -80,6 +91,23 @@ class Connection:
                 left = None if left is None else left - len(data)
                 self._wait(len(data))
                 target.sendall(data)
+            ENDS[self.fault.end](self, target)
+
+    def _pass_pdus(self, source: socket.socket, target: socket.socket, count: int) -> None:
+        shift = self.fault.shift
+        with suppress(OSError), source.makefile("rb") as stream:
+            for number in range(1, count + 1):
+                head = stream.read(PDU_HEAD)
+                pdu = head + stream.read(int.from_bytes(head[2:], "big"))
+                if not pdu:
+                    if not self.ended.is_set():
+                        target.shutdown(socket.SHUT_WR)
+                    return
+                is_last = number == count
+                target.sendall(pdu[:shift] if is_last and shift < 0 else pdu)
+            if shift > 0:
+                target.sendall(stream.read(shift))
+            self.was_cut.set()
             ENDS[self.fault.end](self, target)
 
     def _wait(self, size: int) -> None:
@@ -166,6 +194,10 @@ class FaultProxy:
         while self.passed < count and time.monotonic() < limit:
             time.sleep(0.02)
         return self.passed >= count
+
+    def has_cut(self) -> bool:
+        """Whether a connection with the present fault has come to its end by PDUs."""
+        return any(one.was_cut.is_set() for one in self._open if one.fault is self.fault)
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -8,6 +8,7 @@ import hashlib
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.faults.books import Account, Arrival, Books, compare
 from tests.faults.ledger import Ledger, describe
 from tests.faults.postgres import end_all
 from tests.faults.proxy import FaultProxy
-from tests.faults.tagged import Tagged, rules, study
+from tests.faults.tagged import PIXELS, Tagged, rules, study
 from tests.product import HOST, Config, Database, Product
 from tests.proof.delivered import data_set, folder_destination
 from tests.proof.objects import CT, EXPLICIT_LITTLE
@@ -38,6 +39,7 @@ class FarEnd:
     def __init__(self, name: str) -> None:
         self.name = name
         self.statuses: dict[int, int] = {}
+        self.retry: Sequence[str] = ("1s", "2s")  # none: the product's own table
         self.sink = Sink(Script(ae_title=name.upper(), statuses=self.statuses, delay=0.003))
         self._read: list[Arrival] = []
 
@@ -53,15 +55,16 @@ class FarEnd:
 
     def destination(self) -> Config:
         """What leads here, with pauses that a proof can wait for."""
+        table = {"retry": list(self.retry)} if self.retry else {}
         return {
             "name": self.name,
             "kind": "dicom",
             "host": self.proxy.host,
             "port": self.proxy.port,
             "ae_title": self.name.upper(),
-            "retry": ["1s", "2s"],
             "connect_timeout": "3s",
             "response_timeout": "5s",
+            **table,
         }
 
     def arrivals(self) -> list[Arrival]:
@@ -92,6 +95,8 @@ class Site:
         self.folder = folder
         self.points = folder / "points"
         self.books = Books()
+        self.refusals: Counter[int] = Counter()  # status of each answer that was no Success
+        self.deaths: list[tuple[float, str]] = []  # when, which role: `up` gives up on too many
         self.far = {name: FarEnd(name) for name in NAMES if name != FOLDER}
         self.out = folder / "out"
         self._stack = ExitStack()
@@ -137,9 +142,16 @@ class Site:
         return {"version": 1, "destinations": destinations, "rules": rules(NAMES)}
 
     # --- the modality -----------------------------------------------------------------------------
-    def make(self, size: int, chance: random.Random) -> list[Tagged]:
-        """Make the objects of one study and enter them in the sender's book."""
-        objects = study(size, NAMES, chance)
+    def make(
+        self,
+        size: int,
+        chance: random.Random,
+        *,
+        pixels: Sequence[int] = PIXELS,
+        everywhere: bool = False,
+    ) -> list[Tagged]:
+        """Make the objects of one study and enter them in the sender's book; see `study`."""
+        objects = study(size, NAMES, chance, pixels=pixels, everywhere=everywhere)
         self.books.note(objects)
         return objects
 
@@ -182,15 +194,16 @@ class Site:
                 if status == 0:
                     self.books.acknowledged[one.uid] += 1
                 else:
+                    self.refusals[status] += 1
                     said = f"{status:04X} {comment}"
         return said
 
     # --- crash points -----------------------------------------------------------------------------
-    def arm(self, point: str, count: int) -> None:
-        """Have the process die that first reaches a point for the `count`th time."""
+    def arm(self, point: str, count: int, *, how: str = "KILL") -> None:
+        """Have the process die, or stop (`STOP`), that first reaches a point the `count`th time."""
         (self.points / f"{point}.reached").unlink(missing_ok=True)
         draft = self.points / f".{point}"
-        draft.write_text(f"{count} {time.monotonic_ns()}")
+        draft.write_text(f"{count} {time.monotonic_ns()} {how}")
         draft.rename(self.points / point)
 
     def disarm(self, point: str) -> bool:

@@ -1,13 +1,13 @@
 """The kinds of proof: their cases, what each needs around it, and how one case is run."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from router.crashpoints import POINTS
-from tests.faults import crash, kills, network, surroundings
+from tests.faults import crash, cuts, kills, network, outages, surroundings, syscalls
 from tests.faults.books import Account
 from tests.faults.hostile import guided, proofs
 from tests.faults.postgres import PostgreSQL
@@ -23,7 +23,7 @@ DISK = {
     "no inodes": surroundings.no_inodes,
     "watermark": surroundings.watermark,
 }
-LOCKED = "locked"
+LOCKED, FAILOVER = "locked", "failover"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Outcome:
     seconds: float | None = None
 
 
+Run = Callable[[Stage, str, int, random.Random], Outcome]  # with the name and the number
 Around = Callable[[Path, str], AbstractContextManager[Stage]]
 
 
@@ -55,7 +56,7 @@ class Kind:
     least: int
     names: Callable[[str], Sequence[str]]
     around: Around
-    run: Callable[[Stage, str, random.Random], Outcome]
+    run: Run
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ class Alone:
 
 
 # --- what lies around -----------------------------------------------------------------------------
-def server_of(stack: ExitStack, folder: Path, database: str) -> PostgreSQL | None:
+def server_of(
+    stack: ExitStack, folder: Path, database: str, environment: Mapping[str, str] | None = None
+) -> PostgreSQL | None:
     """A durable server of the stage's own, on PostgreSQL."""
     if database == "sqlite":
         return None
-    return stack.enter_context(PostgreSQL(folder / "server"))
+    return stack.enter_context(PostgreSQL(folder / "server", environment=environment))
 
 
 def site_of(stack: ExitStack, folder: Path, server: PostgreSQL | None, **more: str) -> Site:
@@ -119,6 +122,29 @@ def no_watermark(folder: Path, database: str) -> Iterator[Stage]:
 
 
 @contextmanager
+def small_database(folder: Path, database: str) -> Iterator[Stage]:
+    """The database, and nothing else, on a volume that is soon full."""
+    with ExitStack() as stack:
+        megabytes = 64 if database == "sqlite" else 256
+        volume = stack.enter_context(PowerVolume(folder, megabytes=megabytes))
+        server = server_of(stack, volume.folder, database)
+        if server is None:  # SQLite keeps its log beside the file that a link leads to
+            data = folder / "site/product/data"
+            data.mkdir(parents=True)
+            (data / "router.sqlite3").symlink_to(volume.folder / "router.sqlite3")
+        yield Stage(site_of(stack, folder, server), server, volume=volume)
+
+
+@contextmanager
+def moved_time(folder: Path, database: str) -> Iterator[Stage]:
+    """The product and the database server see a clock of ours."""
+    with ExitStack() as stack:
+        clock = WallClock(folder)
+        server = server_of(stack, folder, database, clock.environment)
+        yield Stage(site_of(stack, folder, server, **clock.environment), server, clock=clock)
+
+
+@contextmanager
 def moved_clock(folder: Path, database: str) -> Iterator[Stage]:
     """The product's processes see a clock of ours; the database server sees the host's."""
     with ExitStack() as stack:
@@ -143,22 +169,27 @@ def loop_device(folder: Path, database: str) -> Iterator[Stage]:
 
 
 # --- how one case is run --------------------------------------------------------------------------
-def _crash(stage: Stage, name: str, chance: random.Random) -> Outcome:
+def _crash(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     return Outcome(crash.crash(stage.site, name, chance))
 
 
-def _kill(stage: Stage, name: str, chance: random.Random) -> Outcome:
-    if name in {"pool worker", "monitor", "pusher"}:
-        kills.make_anew(stage.site)
-    return Outcome(*kills.kill(stage.site, name, chance))
+def _struck(blow: kills.Blow) -> Run:
+    def run(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
+        if name in kills.LATE:
+            return Outcome(*kills.come_late(stage.site, name, chance))
+        if name in {"pool worker", "monitor", "pusher"}:
+            kills.make_anew(stage.site)
+        return Outcome(*kills.strike(stage.site, name, blow, chance))
+
+    return run
 
 
-def _stop(stage: Stage, name: str, chance: random.Random) -> Outcome:
+def _stop(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     how = next(one for one in kills.STOPS if one[0] == name)
     return Outcome(*kills.stop(stage.site, how, chance))
 
 
-def _network(stage: Stage, name: str, chance: random.Random) -> Outcome:
+def _network(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     side, _, fault = name.partition(": ")
     if side == "out":
         return Outcome(network.outbound(stage.site, fault, chance))
@@ -166,25 +197,27 @@ def _network(stage: Stage, name: str, chance: random.Random) -> Outcome:
     return Outcome(network.inbound(stage.site, end, chance))
 
 
-def _status(stage: Stage, name: str, chance: random.Random) -> Outcome:
+def _status(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     return Outcome(network.answer(stage.site, int(name, 16), chance))
 
 
-def _disk(stage: Stage, name: str, chance: random.Random) -> Outcome:
+def _disk(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     assert stage.tmpfs is not None
     return Outcome(DISK[name](stage.site, stage.tmpfs, chance))
 
 
-def _database(stage: Stage, name: str, chance: random.Random) -> Outcome:
+def _database(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     fault, seconds = name.split(" for ")
     length = float(seconds.removesuffix(" s"))
     if fault == LOCKED:
         return Outcome(*surroundings.database_locked(stage.site, length, chance))
     assert stage.server is not None
+    if fault == FAILOVER:
+        return Outcome(*surroundings.fails_over(stage.site, stage.server, length, chance))
     return Outcome(*surroundings.database_away(stage.site, stage.server, fault, length, chance))
 
 
-def _clock(stage: Stage, name: str, chance: random.Random) -> Outcome:
+def _clock(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     assert stage.clock is not None
     if name.endswith(WITH_DEATH):  # a lease that the clock's jump makes very long
         crash.begin(stage.site, "deliver.after_send", chance)
@@ -193,15 +226,38 @@ def _clock(stage: Stage, name: str, chance: random.Random) -> Outcome:
     return Outcome(surroundings.clock_steps(stage.site, stage.clock, seconds, chance))
 
 
-def _power(stage: Stage, _name: str, chance: random.Random) -> Outcome:
+def _power(stage: Stage, _name: str, _number: int, chance: random.Random) -> Outcome:
     assert stage.volume is not None
     return Outcome(surroundings.power_cut(stage.site, stage.volume, stage.server, chance))
+
+
+def _full(stage: Stage, _name: str, _number: int, chance: random.Random) -> Outcome:
+    assert stage.volume is not None
+    return Outcome(*surroundings.database_full(stage.site, stage.volume, stage.server, chance))
+
+
+def _cut(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
+    return Outcome(cuts.cut(stage.site, name, chance))
+
+
+def _syscall(stage: Stage, name: str, number: int, chance: random.Random) -> Outcome:
+    return Outcome(syscalls.die(stage.site, name, number, chance))
+
+
+def _errno(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
+    return Outcome(syscalls.fail(stage.site, name, chance))
+
+
+def _outage(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
+    assert stage.clock is not None
+    return Outcome(*outages.away(stage.site, stage.clock, name, chance))
 
 
 def _database_names(database: str) -> Sequence[str]:
     if database == "sqlite":
         return ["locked for 60 s", "locked for 5 s"]
-    return [f"{fault} for 20 s" for fault in surroundings.DATABASE_FAULTS] + ["locked for 60 s"]
+    faults = [f"{fault} for 20 s" for fault in surroundings.DATABASE_FAULTS]
+    return [*faults, f"{FAILOVER} for 5 s", f"{LOCKED} for 60 s"]
 
 
 def _network_names(_database: str) -> Sequence[str]:
@@ -210,14 +266,21 @@ def _network_names(_database: str) -> Sequence[str]:
 
 KINDS: dict[str, Kind | Alone] = {
     "crash": Kind(300, lambda _: POINTS, plain, _crash),
-    "kill": Kind(90, lambda _: kills.ROLES, plain, _kill),
+    "kill": Kind(90, lambda _: kills.ROLES, plain, _struck(kills.kill)),
+    "segv": Kind(9, lambda _: kills.ROLES, plain, _struck(kills.crash)),
+    "freeze": Kind(12, lambda _: [*kills.ROLES, *kills.LATE], plain, _struck(kills.freeze)),
     "stop": Kind(50, lambda _: [name for name, _, _ in kills.STOPS], plain, _stop),
+    "syscall": Kind(48, lambda _: syscalls.names(), plain, _syscall),
+    "errno": Kind(24, lambda _: syscalls.error_names(), plain, _errno),
     "network": Kind(34, _network_names, plain, _network),
-    "status": Kind(12, lambda _: [f"{n:04X}" for n in network.STATUSES], plain, _status),
+    "cut": Kind(len(cuts.names()), lambda _: cuts.names(), plain, _cut),
+    "status": Kind(24, lambda _: [f"{n:04X}" for n in network.STATUSES], plain, _status),
     "disk": Kind(4, lambda _: ["no space", "no inodes"], no_watermark, _disk),
     "watermark": Kind(2, lambda _: ["watermark"], small_disk, _disk),
-    "database": Kind(4, _database_names, plain, _database),
+    "database": Kind(6, _database_names, plain, _database),
+    "full": Kind(2, lambda _: ["database full"], small_database, _full),
     "clock": Kind(8, lambda _: [*TIMES, f"-1 h{WITH_DEATH}"], moved_clock, _clock),
+    "outage": Kind(6, lambda _: outages.names(), moved_time, _outage),
     "power": Kind(50, lambda _: ["cut"], loop_device, _power),
     "pdu": Alone(10, proofs.once("sequences"), proofs.pdu),
     "files": Alone(10, proofs.once("data sets"), proofs.data_sets),

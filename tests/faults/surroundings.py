@@ -21,6 +21,8 @@ from tests.proof.objects import CT, EXPLICIT_LITTLE
 from tests.senders import RawAssociation
 
 HEALS = 30.0  # seconds after the database is back (R6)
+NO_SPACE = ("database or disk is full", "No space left on device")
+FILLS = 60.0  # seconds until the full volume shows
 RECOVERS = 60.0  # seconds after space is back (R5)
 OUT_OF_RESOURCES = 0xA700
 REFUSE, SLOW = 16 << 20, 20 << 20  # bytes: the watermarks of a proof
@@ -107,10 +109,33 @@ def killed(server: PostgreSQL, seconds: float) -> None:
     server.start()
 
 
+def crowded(server: PostgreSQL, seconds: float) -> None:
+    """Strangers take every connection that the server has, and the product's own are ended."""
+    limit, held = time.monotonic() + seconds, list[psycopg.Connection]()
+    refused = 0
+    while time.monotonic() < limit:
+        try:
+            held.append(psycopg.connect(server.url, autocommit=True))
+        except psycopg.OperationalError:
+            refused += 1
+            mine = [one.info.backend_pid for one in held]
+            held[0].execute(END_OTHERS, [mine])
+            time.sleep(0.05)
+    for one in held:
+        one.close()
+    assert refused, "the server was never full"
+
+
+END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> ALL(%s)
+"""
+
 DATABASE_FAULTS: dict[str, Callable[[PostgreSQL, float], None]] = {
     "frozen": frozen,
     "stopped": stopped,
     "killed": killed,
+    "crowded": crowded,
 }
 
 
@@ -119,6 +144,51 @@ def database_away(
 ) -> tuple[Account, float]:
     """While the database is away everything is acknowledged; afterwards everything is delivered."""
     return _without_database(site, lambda: DATABASE_FAULTS[fault](server, seconds), seconds, chance)
+
+
+def fails_over(
+    site: Site, server: PostgreSQL, seconds: float, chance: random.Random
+) -> tuple[Account, float]:
+    """The server dies under load, and a standby takes its place."""
+
+    def load() -> None:
+        site.send(site.make(chance.randint(5, 60), chance))
+        time.sleep(chance.uniform(0.0, 0.5))
+
+    server.fail_over(seconds, load)
+    began = time.monotonic()
+    site.send(site.make(2, chance))
+    site.wait_settled(HEALS)
+    return site.settle(), time.monotonic() - began
+
+
+def database_full(
+    site: Site, volume: PowerVolume, server: PostgreSQL | None, chance: random.Random
+) -> tuple[Account, float]:
+    """The database's volume is full: everything is acknowledged; with space again all is well."""
+    site.send(site.make(5, chance))
+    site.wait_settled()
+    ballast = volume.fill()
+    try:
+        _work_until_noticed(site, server, chance)
+    finally:
+        ballast.unlink()
+    if server is not None and not server.processes():
+        server.start()  # without space for its log the server gives up, as it must
+    began = time.monotonic()
+    site.send(site.make(2, chance))
+    site.wait_settled(HEALS)
+    return site.settle(deep=True), time.monotonic() - began
+
+
+def _work_until_noticed(site: Site, server: PostgreSQL | None, chance: random.Random) -> None:
+    limit = time.monotonic() + FILLS
+    while not any(words in site.product.log() for words in NO_SPACE):
+        assert time.monotonic() < limit, "the database never noticed that its volume is full"
+        if server is not None and not server.processes():
+            break  # it could not write its log
+        site.send(site.make(40, chance, pixels=(256,)))
+    site.send(site.make(20, chance))
 
 
 def database_locked(site: Site, seconds: float, chance: random.Random) -> tuple[Account, float]:

@@ -35,13 +35,23 @@ class Tagged:
         return self.item.sop_instance_uid
 
 
-def study(size: int, names: Sequence[str], chance: random.Random) -> list[Tagged]:
-    """Return the objects of one study, each for some of `names`, at least one of them for all."""
+def study(
+    size: int,
+    names: Sequence[str],
+    chance: random.Random,
+    *,
+    pixels: Sequence[int] = PIXELS,
+    everywhere: bool = False,
+) -> list[Tagged]:
+    """Return the objects of one study, each for some of `names`, at least one of them for all.
+
+    `pixels` are the bytes of pixels to choose from; with `everywhere` each is for all.
+    """
     study_uid, series_uid = new_uid(), new_uid()
     found = []
     for number in range(size):
-        chosen = [name for name in names if number == 0 or chance.random() < 0.8]
-        ds = dataset(study=study_uid, series=series_uid, pixels=chance.choice(PIXELS))
+        chosen = [name for name in names if number == 0 or everywhere or chance.random() < 0.8]
+        ds = dataset(study=study_uid, series=series_uid, pixels=chance.choice(pixels))
         ds.StationName = "".join(f"-{name}-" for name in chosen)[:16]
         block = ds.private_block(GROUP, CREATOR, create=True)
         block.add_new(ELEMENT, "LO", chosen)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.crash import await_death, begin
+from tests.faults.cuts import cut
 from tests.faults.network import inbound, outbound
 from tests.faults.site import Site
 
@@ -46,4 +47,10 @@ def test_a_bad_line_to_a_far_end_loses_nothing(site: Site) -> None:
 
 def test_a_bad_line_from_a_modality_loses_nothing(site: Site) -> None:
     account = inbound(site, "reset", random.Random(4))
+    assert account.acknowledged == len(site.books.made)
+
+
+def test_cuts_beside_pdu_boundaries_lose_nothing(site: Site) -> None:
+    cut(site, "in down 2 -1", random.Random(5))
+    account = cut(site, "out up 3 +1", random.Random(6))
     assert account.acknowledged == len(site.books.made)

@@ -22,4 +22,5 @@ def test_every_kind_has_cases() -> None:
     for name, kind in KINDS.items():
         assert kind.names("sqlite"), name
         assert kind.names("postgresql") or isinstance(kind, Alone), name
-        assert kind.least > 0, name
+        assert kind.least >= len(kind.names("sqlite")) > 0, name
+        assert kind.least >= len(kind.names("postgresql")), name

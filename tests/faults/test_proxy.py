@@ -93,3 +93,13 @@ def test_it_answers_garbage(proxy: FaultProxy) -> None:
 def drain(one: socket.socket) -> None:
     while one.recv(100):
         pass
+
+
+@pytest.mark.parametrize(("shift", "passed"), [(-1, 18), (0, 19), (1, 20)])
+def test_it_cuts_at_the_end_of_a_pdu_and_beside_it(
+    proxy: FaultProxy, shift: int, passed: int
+) -> None:
+    pdus = b"\x04\x00\x00\x00\x00\x03abc" + b"\x04\x00\x00\x00\x00\x04defg" + b"\x05" * 20
+    fault = Fault("cut", up_pdus=2, shift=shift, end="half")
+    assert through(proxy, fault, pdus, seconds=0.5) == pdus[:passed]
+    assert proxy.has_cut()

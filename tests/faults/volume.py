@@ -21,24 +21,10 @@ class NoRights(AssertionError):
     """This machine does not let us mount, or has no loop devices."""
 
 
-class Tmpfs:
-    """A small file system in memory: `with Tmpfs(folder, "size=64m"): ...`."""
+class Volume:
+    """A mounted file system that can be filled."""
 
-    def __init__(self, folder: Path, options: str) -> None:
-        self.folder, self._options = folder, options
-
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _run("mount", "-t", "tmpfs", "-o", self._options, "tmpfs", str(self.folder))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        unmount(self.folder)
+    folder: Path
 
     def fill(self, leave: int = 0) -> Path:
         """Write a ballast file until nothing, or `leave` bytes, is left; return it."""
@@ -64,7 +50,27 @@ class Tmpfs:
         return made
 
 
-class PowerVolume:
+class Tmpfs(Volume):
+    """A small file system in memory: `with Tmpfs(folder, "size=64m"): ...`."""
+
+    def __init__(self, folder: Path, options: str) -> None:
+        self.folder, self._options = folder, options
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _run("mount", "-t", "tmpfs", "-o", self._options, "tmpfs", str(self.folder))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        unmount(self.folder)
+
+
+class PowerVolume(Volume):
     """An ext4 image on a loop device whose power can be cut: what was not synced is gone."""
 
     def __init__(self, folder: Path, *, megabytes: int = 2048) -> None:
@@ -77,7 +83,7 @@ class PowerVolume:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.image.open("wb") as file:
             file.truncate(self._megabytes << 20)
-        _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", str(self.image))
+        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0", str(self.image))
         self._device = _run("losetup", "--find", "--show", str(self.image)).strip()
         self.mount()
         return self

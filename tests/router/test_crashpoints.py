@@ -37,6 +37,16 @@ def test_it_lives_in_production(tmp_path: Path) -> None:
     assert run(tmp_path, ROUTER_ENV="production") == 0
 
 
+def test_it_stops_where_that_is_wanted_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "index.after_commit").write_text("2 now STOP")
+    environment = {**os.environ, crashpoints.VARIABLE: str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", THRICE], cwd=ROOT, env=environment) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) == 0
+
+
 def test_every_point_has_its_place() -> None:
     called = re.compile(r'crashpoints\.reach\("([a-z_.]+)"\)')
     folders = ("router", "ingest")
