@@ -1,4 +1,4 @@
-"""Conditions of rules: parsed from the YAML or JSON tree, checked, described, and made into tests.
+"""Conditions of rules: parsed from the YAML or JSON tree, checked and described.
 
 A condition is data; nothing of it is ever evaluated as code. Where the contract leaves room: an
 element without a value counts as missing; an undecodable one is missing too; one that is too long
@@ -6,18 +6,16 @@ or no text exists. `equals`, `not_equals` and `in` compare numbers, dates and ti
 order operators do.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from typing import Final, NamedTuple
+from typing import Final
 
 import re2
 
 from router.dicom import compare
 from router.dicom.errors import RuleError
 from router.dicom.fields import FieldPath, parse_field
-from router.dicom.header import NOT_TEXT, TOO_LONG, WRONG_LENGTH, Field
 
 OPERATORS: Final = {
     "equals": "is",
@@ -33,25 +31,11 @@ OPERATORS: Final = {
     "gt": "is greater than",
     "gte": "is at least",
 }
-_UNARY = frozenset({"exists", "missing"})
-_ORDER: dict[str, Callable[[float, float], bool]] = {
-    "lt": lambda seen, wanted: seen < wanted,
-    "lte": lambda seen, wanted: seen <= wanted,
-    "gt": lambda seen, wanted: seen > wanted,
-    "gte": lambda seen, wanted: seen >= wanted,
-}
-_PATTERNS = frozenset({"matches", "contains", "regex"})
-_PRESENT = frozenset({"", TOO_LONG, NOT_TEXT, WRONG_LENGTH})
+UNARY: Final = frozenset({"exists", "missing"})
+ORDER: Final = frozenset({"lt", "lte", "gt", "gte"})
+PATTERNS: Final = frozenset({"matches", "contains", "regex"})
 _MAX_NESTING = 32
 Path = tuple[str | int, ...]
-
-
-class Verdict(NamedTuple):
-    """The answer of a leaf, what it saw, and a word on why there was nothing to see."""
-
-    ok: bool
-    seen: tuple[str, ...]
-    note: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +126,7 @@ def _parse_leaf(tree: Mapping[object, object], path: Path) -> Leaf:
 
 def _parse_wanted(op: str, tree: Mapping[object, object], path: Path) -> tuple[str, ...]:
     value = tree.get("value")
-    if op in _UNARY:
+    if op in UNARY:
         if value is not None:
             raise RuleError(path, f"{op} takes no value", "no value")
         return ()
@@ -152,7 +136,7 @@ def _parse_wanted(op: str, tree: Mapping[object, object], path: Path) -> tuple[s
         if not isinstance(value, list | tuple) or not value:
             raise RuleError(path, "not a list of values", "a list with at least one value")
         return tuple(_scalar(one, (*path, index)) for index, one in enumerate(value))
-    if op in _PATTERNS and not isinstance(value, str):
+    if op in PATTERNS and not isinstance(value, str):
         raise RuleError(path, f"{op} takes text", "a text in quotes")
     return (_scalar(value, path, trim=op != "regex"),)
 
@@ -184,11 +168,11 @@ def _scalar_text(value: object) -> str | None:
 
 def _check_wanted(leaf: Leaf, path: Path) -> None:
     if leaf.op == "regex":
-        _compile(leaf.wanted[0], path)
-    if leaf.op in _UNARY or leaf.op in _PATTERNS:
+        compile_expression(leaf.wanted[0], path)
+    if leaf.op in UNARY or leaf.op in PATTERNS:
         return
     known = compare.BY_VR.get(leaf.field.vr)
-    if leaf.op in _ORDER:
+    if leaf.op in ORDER:
         known = known or _order_of_unknown(leaf, path)
     for value in leaf.wanted:
         if known and known[0](value) is None:
@@ -204,7 +188,8 @@ def _order_of_unknown(leaf: Leaf, path: Path) -> tuple[compare.Converter, str] |
     return None
 
 
-def _compile(pattern: str, path: Path = ()) -> re2._Regexp:
+def compile_expression(pattern: str, path: Path = ()) -> re2._Regexp:
+    """The pattern compiled by RE2, which cannot backtrack; RuleError says what is wrong with it."""
     options = re2.Options()
     options.log_errors = False
     try:
@@ -238,98 +223,3 @@ def _listed(values: tuple[str, ...]) -> str:
     if len(values) < 2:
         return "".join(values)
     return ", ".join(values[:-1]) + " or " + values[-1]
-
-
-def tester(leaf: Leaf) -> Callable[[Field], Verdict]:
-    """The leaf as a function of what its field holds."""
-    if leaf.op in _UNARY:
-        return _presence(wanted=leaf.op == "exists")
-    if leaf.op in _ORDER:
-        return _order(leaf)
-    if leaf.op in _PATTERNS:
-        return _pattern(_predicate(leaf))
-    return _equality(leaf)
-
-
-def _presence(*, wanted: bool) -> Callable[[Field], Verdict]:
-    def test(field: Field) -> Verdict:
-        return Verdict((field.problem in _PRESENT) is wanted, field.values, field.problem)
-
-    return test
-
-
-def _pattern(predicate: Callable[[str], bool]) -> Callable[[Field], Verdict]:
-    def test(field: Field) -> Verdict:
-        values, _, problem = field
-        if problem:
-            return Verdict(ok=False, seen=values, note=problem)
-        return Verdict(any(map(predicate, values)), values, "")
-
-    return test
-
-
-def _predicate(leaf: Leaf) -> Callable[[str], bool]:
-    wanted = leaf.wanted[0]
-    if leaf.op == "contains":
-        return lambda value: wanted in value
-    if leaf.op == "regex":
-        search = _compile(wanted).search
-        return lambda value: search(value) is not None
-    return _wildcard(wanted)
-
-
-def _wildcard(wanted: str) -> Callable[[str], bool]:
-    """`*` and `?`; the common `PREFIX*` needs no expression, the rest cannot backtrack."""
-    if "?" not in wanted and "*" not in wanted[:-1]:
-        prefix = wanted.removesuffix("*")
-        if prefix != wanted:
-            return lambda value: value.startswith(prefix)
-        return lambda value: value == wanted
-    pieces = (re2.escape(piece) for piece in re.split(r"([*?])", wanted))
-    signs = {re2.escape("*"): ".*", re2.escape("?"): "."}
-    full = _compile("(?s)" + "".join(signs.get(piece, piece) for piece in pieces)).fullmatch
-    return lambda value: full(value) is not None
-
-
-def _equality(leaf: Leaf) -> Callable[[Field], Verdict]:
-    """equals, not_equals, in: as text, and by VR where text may differ for one value."""
-    wanted, differs = frozenset(leaf.wanted), leaf.op == "not_equals"
-    by_vr = {
-        vr: frozenset(convert(value) for value in leaf.wanted) - {None}
-        for vr, (convert, _) in compare.BY_VR.items()
-    }
-
-    def test(field: Field) -> Verdict:
-        values, vr, problem = field
-        if problem or not values:
-            return Verdict(ok=False, seen=values, note=problem)
-        converted = by_vr.get(vr)
-        if converted is None:
-            if differs:
-                return Verdict(any(value not in wanted for value in values), values, "")
-            return Verdict(any(value in wanted for value in values), values, "")
-        convert, note = compare.BY_VR[vr]
-        known = [one for one in map(convert, values) if one is not None]
-        ok = any((one in converted) is not differs for one in known)
-        return Verdict(ok, values, "" if known else note)
-
-    return test
-
-
-def _order(leaf: Leaf) -> Callable[[Field], Verdict]:
-    holds = _ORDER[leaf.op]
-    wanted = {vr: convert(leaf.wanted[0]) for vr, (convert, _) in compare.BY_VR.items()}
-    as_number = compare.number(leaf.wanted[0])
-
-    def test(field: Field) -> Verdict:
-        values, vr, problem = field
-        if problem:
-            return Verdict(ok=False, seen=values, note=problem)
-        convert, note = compare.BY_VR.get(vr, compare.AS_NUMBER)
-        border = wanted.get(vr, as_number)
-        known = [one for one in map(convert, values) if one is not None]
-        if border is None or not known:
-            return Verdict(ok=False, seen=values, note=note)
-        return Verdict(any(holds(one, border) for one in known), values, "")
-
-    return test

@@ -102,7 +102,10 @@ def _vr(tag: int) -> str:
     return str(entry[0]) if entry else ""
 
 
-def fetcher(field: FieldPath) -> Callable[[Facts], Field]:
+Fetcher = Callable[[Facts], Field]
+
+
+def fetcher(field: FieldPath) -> Fetcher:
     """A function that fetches the field's values, empty ones left out."""
     if field.fact:
         name = field.fact

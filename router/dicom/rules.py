@@ -3,8 +3,10 @@
 It matches and explains. What is sent where, and when, is decided elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from router.dicom.conditions import (
@@ -13,14 +15,15 @@ from router.dicom.conditions import (
     Every,
     Leaf,
     Opposite,
-    Verdict,
     describe,
     parse_condition,
-    tester,
 )
 from router.dicom.errors import RuleError
-from router.dicom.fields import FACTS, Facts, fetcher, parse_field
-from router.dicom.header import Field
+from router.dicom.fields import FACTS, Facts, FieldPath, fetcher, parse_field
+from router.dicom.outcomes import Outcome, Reason, Stored, stored_outcome
+from router.dicom.predicates import Predicate, predicate
+from router.dicom.recent import Recent
+from router.dicom.seen import Seen, Slot
 
 __all__ = [
     "FACTS",
@@ -40,11 +43,12 @@ __all__ = [
 ]
 
 State = Literal["draft", "shadow", "live"]
-Result = Literal["matched", "not matched", "not tried", "draft", "disabled"]
 On = Literal["instance", "series", "study"]
 
-_MOST_VALUES = 5
-_MOST_CHARACTERS = 200
+_MOST_SEEN = 64
+_MOST_ANSWERS = 20_000
+_MOST_RECENT = 256
+_MOST_RECENT_OUTCOMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -63,154 +67,82 @@ class RuleSpec:
     enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """A condition that decided: what was wanted, what was seen, why nothing was seen."""
-
-    field: str
-    op: str
-    wanted: str
-    seen: tuple[str, ...]
-    note: str
-    ok: bool
-
-    def sentence(self) -> str:
-        """'Modality is MR and the rule wants CT or PT', without a full stop."""
-        seen = ", ".join(self.seen)
-        sight = f"{self.field} is {seen}" if seen else f"{self.field} is {self.note or 'there'}"
-        if seen and self.note:
-            sight += f" ({self.note})"
-        if self.ok:
-            return sight
-        return f"{sight} and the rule wants {_WANTS[self.op]}{self.wanted}".rstrip()
-
-    def as_dict(self) -> dict[str, object]:
-        """The reason in JSON's types; a NUL seen is shown as U+2400, for no database takes it."""
-        return {
-            "field": self.field,
-            "op": self.op,
-            "wanted": self.wanted,
-            "seen": [value.replace("\x00", "\u2400") for value in self.seen],
-            "note": self.note,
-            "ok": self.ok,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> "Reason":
-        """The inverse of as_dict."""
-        seen = data["seen"]
-        return cls(
-            field=str(data["field"]),
-            op=str(data["op"]),
-            wanted=str(data["wanted"]),
-            seen=tuple(str(value) for value in seen) if isinstance(seen, list) else (),
-            note=str(data["note"]),
-            ok=bool(data["ok"]),
-        )
-
-
-_IDLE_WORDS = {"draft": "a draft", "disabled": "disabled"}
-_WANTS = {
-    "equals": "",
-    "in": "",
-    "not_equals": "anything but ",
-    "matches": "",
-    "contains": "text that contains ",
-    "regex": "text that matches ",
-    "exists": "a value",
-    "missing": "none",
-    "lt": "less than ",
-    "lte": "at most ",
-    "gt": "more than ",
-    "gte": "at least ",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one rule; a shadow rule is watched without effect."""
-
-    rule: str
-    state: str
-    result: str
-    reasons: tuple[Reason, ...] = ()
-    stopped_by: str = ""
-
-    @property
-    def shadow(self) -> bool:
-        """Whether the rule was only watched."""
-        return self.state == "shadow"
-
-    @property
-    def reason(self) -> Reason | None:
-        """The first deciding condition; None for a rule that takes every instance."""
-        return self.reasons[0] if self.reasons else None
-
-    def sentence(self) -> str:
-        """Why, for people; without a full stop."""
-        if self.result == "not tried":
-            return f"not tried, because {self.stopped_by} matched and stops the walk"
-        if self.result in {"draft", "disabled"}:
-            return f"not tried, because the rule is {_IDLE_WORDS[self.result]}"
-        why = " and ".join(reason.sentence() for reason in self.reasons)
-        prefix = "in shadow: " if self.shadow else ""
-        return f"{prefix}{self.result}, because {why or 'the rule takes every instance'}"
-
-    def as_dict(self) -> dict[str, object]:
-        """The outcome in JSON's types."""
-        return {
-            "rule": self.rule,
-            "state": self.state,
-            "result": self.result,
-            "reasons": [reason.as_dict() for reason in self.reasons],
-            "stopped_by": self.stopped_by,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> "Outcome":
-        """The inverse of as_dict."""
-        reasons = data.get("reasons")
-        listed = reasons if isinstance(reasons, list) else []
-        return cls(
-            rule=str(data["rule"]),
-            state=str(data["state"]),
-            result=str(data["result"]),
-            reasons=tuple(Reason.from_dict(reason) for reason in listed),
-            stopped_by=str(data.get("stopped_by", "")),
-        )
-
-
 @dataclass(frozen=True)
 class Match:
-    """One outcome a rule in the order of the walk, and the live rules that chose the instance."""
+    """One outcome a rule in the order of the walk, and the live rules that chose the instance.
 
-    outcomes: tuple[Outcome, ...]
+    `explanation` is what is stored. Instances that read alike share a match: change nothing in it.
+    """
+
+    explanation: list[Stored]
     chosen: tuple[RuleSpec, ...]
 
-
-class _Asked:
-    """One instance while it is asked: shared fields and leaves are looked at once."""
-
-    __slots__ = ("facts", "fields", "reasons", "verdicts")
-
-    def __init__(self, facts: Facts, fields: int, leaves: int) -> None:
-        self.facts = facts
-        self.fields: list[Field | None] = [None] * fields
-        self.verdicts: list[tuple[bool, tuple[int, ...]] | None] = [None] * leaves
-        self.reasons: list[Verdict | None] = [None] * leaves
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The explanation as objects that have words."""
+        return tuple(Outcome.from_dict(one) for one in self.explanation)
 
 
 _Answer = tuple[bool, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A compiled leaf: its number among all and in the slot of its field, and how it answers."""
+
+    index: int
+    slot: int
+    place: int
+    leaf: Leaf
+    predicate: Predicate
+    wants: str
+
+    def reason(self, seen: Seen) -> Stored:
+        """The stored form of a `Reason`."""
+        found = seen.reasons.get(self.place)
+        if found is None:
+            found = seen.reasons[self.place] = {
+                "field": self.leaf.field.text,
+                "op": self.leaf.op,
+                "wanted": self.wants,
+                "seen": seen.shown(),
+                "note": self.predicate.note(seen),
+                "ok": bool(seen.answers[self.place]),
+            }
+        return found
+
+
+class _Asked:
+    """One instance while it is asked: each field is looked at once."""
+
+    __slots__ = ("_facts", "_slots", "fields", "looked")
+
+    def __init__(self, facts: Facts, slots: Sequence[Slot]) -> None:
+        self._facts = facts
+        self._slots = slots
+        self.fields: list[Seen | None] = [None] * len(slots)
+        self.looked: list[tuple[int, Seen]] = []
+
+    def look(self, slot: int) -> Seen:
+        """What the instance holds there."""
+        seen = self.fields[slot]
+        if seen is None:
+            seen = self.fields[slot] = self._slots[slot].look(self._facts)
+            self.looked.append((slot, seen))
+        return seen
+
+
 _Run = Callable[[_Asked], _Answer]
 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """Compiled rules in the order of the walk."""
+    """Compiled rules in the order of the walk, and what they said of instances seen lately."""
 
     rules: tuple[tuple[RuleSpec, _Run], ...]
-    leaves: tuple[Leaf, ...]
-    fields: int
+    asks: tuple[_Ask, ...]
+    slots: tuple[Slot, ...]
+    recent: Recent[Match]
 
 
 class _Compiler:
@@ -218,47 +150,72 @@ class _Compiler:
 
     def __init__(self) -> None:
         self.leaves: dict[Leaf, int] = {}
-        self.fields: dict[str, int] = {}
+        self.asks: list[_Ask] = []
+        self.fields: dict[str, tuple[int, FieldPath]] = {}
+        self.places: Counter[int] = Counter()
 
     def compile(self, node: Condition) -> _Run:
         if isinstance(node, Leaf):
-            return self._leaf(node)
+            return _every_leaf((self._ask(node),))
         if isinstance(node, Opposite):
             return _opposite(self.compile(node.node))
+        leaves = tuple(self._ask(one) for one in node.nodes if isinstance(one, Leaf))
+        if isinstance(node, Every) and len(leaves) == len(node.nodes):
+            return _every_leaf(leaves)
         runs = tuple(self.compile(one) for one in node.nodes)
         return _every(runs) if isinstance(node, Every) else _some(runs)
 
-    def _leaf(self, leaf: Leaf) -> _Run:
+    def _ask(self, leaf: Leaf) -> _Ask:
         index = self.leaves.setdefault(leaf, len(self.leaves))
-        slot = self.fields.setdefault(leaf.field.text, len(self.fields))
-        fetch, test = fetcher(leaf.field), tester(leaf)
-        true, false = (True, (index,)), (False, (index,))
+        if index == len(self.asks):
+            slot = self._slot(leaf.field)
+            place = self.places[slot]
+            self.asks.append(_Ask(index, slot, place, leaf, predicate(leaf), leaf.wants))
+            self.places[slot] += 1
+        return self.asks[index]
 
-        def run(asked: _Asked) -> _Answer:
-            answer = asked.verdicts[index]
-            if answer is not None:
-                return answer
-            field = asked.fields[slot]
-            if field is None:
-                field = asked.fields[slot] = fetch(asked.facts)
-            verdict = asked.reasons[index] = test(field)
-            answer = asked.verdicts[index] = true if verdict.ok else false
-            return answer
+    def _slot(self, field: FieldPath) -> int:
+        return self.fields.setdefault(field.text, (len(self.fields), field))[0]
 
-        return run
+    def slots(self) -> tuple[Slot, ...]:
+        """What holds the fields; the more leaves there are, the less is remembered of each."""
+        most = max(2, min(_MOST_SEEN, _MOST_ANSWERS // max(1, len(self.asks))))
+        return tuple(
+            Slot(fetcher(field), self.places[slot], most=most)
+            for slot, field in self.fields.values()
+        )
+
+
+def _every_leaf(asks: tuple[_Ask, ...]) -> _Run:
+    """As `_every`, for leaves alone: what nearly every rule is made of, hence in one loop."""
+    whole = (True, tuple(ask.index for ask in asks))
+    parts = [(ask.slot, ask.place, ask.predicate.holds, (False, (ask.index,))) for ask in asks]
+
+    def run(asked: _Asked) -> _Answer:
+        fields = asked.fields
+        for slot, place, holds, failed in parts:
+            seen = fields[slot] or asked.look(slot)
+            answer = seen.answers[place]
+            if answer is None:
+                answer = seen.answers[place] = holds(seen)
+            if not answer:
+                return failed
+        return whole
+
+    return run
 
 
 def _every(runs: tuple[_Run, ...]) -> _Run:
     """False: the first node that failed. True: all of them."""
 
     def run(asked: _Asked) -> _Answer:
-        leaves: tuple[int, ...] = ()
+        held = []
         for one in runs:
             answer = one(asked)
             if not answer[0]:
                 return answer
-            leaves += answer[1]
-        return True, leaves
+            held.append(answer[1])
+        return True, tuple(chain.from_iterable(held))
 
     return run
 
@@ -267,13 +224,13 @@ def _some(runs: tuple[_Run, ...]) -> _Run:
     """True: the first node that held. False: what each failed on; any would have done."""
 
     def run(asked: _Asked) -> _Answer:
-        leaves: tuple[int, ...] = ()
+        failed = []
         for one in runs:
             answer = one(asked)
             if answer[0]:
                 return answer
-            leaves += answer[1]
-        return False, leaves
+            failed.append(answer[1])
+        return False, tuple(chain.from_iterable(failed))
 
     return run
 
@@ -297,43 +254,44 @@ def compile_rules(specs: Iterable[RuleSpec]) -> RuleSet:
         names.add(spec.name)
         condition = parse_condition(spec.when, (spec.name, "when"))
         rules.append((spec, compiler.compile(condition)))
-    return RuleSet(tuple(rules), tuple(compiler.leaves), len(compiler.fields))
+    recent = Recent[Match](min(_MOST_RECENT, _MOST_RECENT_OUTCOMES // max(1, len(rules))))
+    return RuleSet(tuple(rules), tuple(compiler.asks), compiler.slots(), recent)
 
 
 def match(ruleset: RuleSet, facts: Facts) -> Match:
     """Ask every rule about one instance. Never raises for what the instance holds."""
-    asked = _Asked(facts, ruleset.fields, len(ruleset.leaves))
-    outcomes: list[Outcome] = []
+    asked = _Asked(facts, ruleset.slots)
+    found = ruleset.recent.find(asked.look)
+    if found is None:
+        found = _walk(ruleset, asked)
+        ruleset.recent.keep(asked.looked, found)
+    return found
+
+
+def _walk(ruleset: RuleSet, asked: _Asked) -> Match:
+    explanation: list[Stored] = []
     chosen: list[RuleSpec] = []
-    stopped_by = ""
+    asks, stopped_by = ruleset.asks, ""
     for spec, run in ruleset.rules:
         idle = _idle(spec, stopped_by)
-        if idle is not None:
-            outcomes.append(idle)
+        if idle:
+            by = stopped_by if idle == "not tried" else ""
+            explanation.append(stored_outcome(spec.name, spec.state, idle, [], by))
             continue
         ok, leaves = run(asked)
-        reasons = tuple([_reason(ruleset.leaves[index], asked.reasons[index]) for index in leaves])
+        reasons = [asks[index].reason(asked.look(asks[index].slot)) for index in leaves]
         result = "matched" if ok else "not matched"
-        outcomes.append(Outcome(spec.name, spec.state, result, reasons))
+        explanation.append(stored_outcome(spec.name, spec.state, result, reasons))
         if ok and spec.state == "live":
             chosen.append(spec)
             stopped_by = spec.name if spec.stop else ""
-    return Match(tuple(outcomes), tuple(chosen))
+    return Match(explanation, tuple(chosen))
 
 
-def _idle(spec: RuleSpec, stopped_by: str) -> Outcome | None:
-    """The outcome of a rule that is not evaluated, or None."""
+def _idle(spec: RuleSpec, stopped_by: str) -> str:
+    """Why a rule is not evaluated, or ''."""
     if not spec.enabled:
-        return Outcome(spec.name, spec.state, "disabled")
+        return "disabled"
     if spec.state == "draft":
-        return Outcome(spec.name, spec.state, "draft")
-    if stopped_by:
-        return Outcome(spec.name, spec.state, "not tried", (), stopped_by)
-    return None
-
-
-def _reason(leaf: Leaf, verdict: Verdict | None) -> Reason:
-    ok, seen, note = verdict or Verdict(ok=False, seen=(), note="")
-    if len(seen) > _MOST_VALUES or any(len(value) > _MOST_CHARACTERS for value in seen):
-        seen = tuple(value[:_MOST_CHARACTERS] for value in seen[:_MOST_VALUES])
-    return Reason(leaf.field.text, leaf.op, leaf.wants, seen, note, ok)
+        return "draft"
+    return "not tried" if stopped_by else ""

@@ -1,6 +1,5 @@
 """The rule language: operators, what counts as missing, explanations, and an oracle."""
 
-import json
 from collections.abc import Mapping
 from datetime import date
 
@@ -110,7 +109,7 @@ def test_operators(field: str, op: str, value: object, ok: bool, note: str) -> N
     assert outcome.result == ("matched" if ok else "not matched")
     assert outcome.reason is not None
     assert (outcome.reason.field, outcome.reason.op, outcome.reason.note) == (field, op, note)
-    assert Outcome.from_dict(json.loads(json.dumps(outcome.as_dict()))) == outcome
+    assert outcome.reason.ok is ok
 
 
 @pytest.mark.parametrize(
