@@ -9,6 +9,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
@@ -43,7 +45,36 @@ def object_storage() -> bool:
 
 def disk() -> bool:
     """Tell whether the free space is above the mark below which intake refuses."""
-    return shutil.disk_usage(settings.DATA_DIR).free >= settings.DISK_REFUSE
+    return disk_state(fullest_volume().free) != "refuse"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume in bytes."""
+
+    total: int
+    free: int
+
+
+def fullest_volume() -> Volume:
+    """Return the volume with the least room of those that hold data directory, spool and objects.
+
+    Usually it is one and the same.
+    """
+    folders = [Path(settings.DATA_DIR), Path(settings.SPOOL_DIR)]
+    found = storage.objects()
+    if isinstance(found, storage.FileStorage):
+        folders.append(found.root)
+    usages = [shutil.disk_usage(folder) for folder in folders if folder.exists()]
+    least = min(usages, key=lambda usage: usage.free)
+    return Volume(least.total, least.free)
+
+
+def disk_state(free: int) -> str:
+    """Say what intake does at so many free bytes: ``open``, ``slow`` or ``refuse``."""
+    if free < settings.DISK_REFUSE:
+        return "refuse"
+    return "slow" if free < settings.DISK_SLOW else "open"
 
 
 def receiver() -> bool:

@@ -4,7 +4,6 @@ No process keeps a counter of its own, so every web process tells the same. No p
 are names of destinations, states and processes only.
 """
 
-import shutil
 from collections.abc import Iterator
 
 from django.conf import settings
@@ -26,7 +25,7 @@ from router.models import (
     LedgerCheck,
     RoutingMark,
 )
-from router.services import clock
+from router.services import clock, health
 from router.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -127,9 +126,24 @@ def _waiting() -> Iterator[Metric]:
     yield GaugeMetricFamily("router_unmatched_objects", "Held: no rule took them.", unmatched)
 
 
+def _disk() -> Iterator[Metric]:
+    free = health.fullest_volume().free
+    yield GaugeMetricFamily("router_disk_free_bytes", "Free bytes of the fullest volume.", free)
+    marks = GaugeMetricFamily(
+        "router_disk_mark_bytes", "Free bytes below which intake changes.", labels=["intake"]
+    )
+    marks.add_metric(["slow"], settings.DISK_SLOW)
+    marks.add_metric(["refuse"], settings.DISK_REFUSE)
+    yield marks
+    intake = GaugeMetricFamily("router_intake", "1 for what intake does.", labels=["state"])
+    now = health.disk_state(free)
+    for state in ("open", "slow", "refuse"):
+        intake.add_metric([state], float(state == now))
+    yield intake
+
+
 def _machine() -> Iterator[Metric]:
-    free = shutil.disk_usage(settings.DATA_DIR).free
-    yield GaugeMetricFamily("router_disk_free_bytes", "Free bytes of the data volume.", free)
+    yield from _disk()
     beats = GaugeMetricFamily(
         "router_heartbeat_age_seconds", "Since a process's last sign.", labels=["role", "process"]
     )

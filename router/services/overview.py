@@ -4,7 +4,6 @@ Each function answers one panel with frozen rows. Everything is limited to what 
 Refuses to know addresses of pages or how something is drawn.
 """
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from django.db.models.functions import TruncHour
 
 from router.models import (
     OPEN_STATES,
+    AuditEvent,
     CounterKind,
     Decision,
     DecisionOutcome,
@@ -30,7 +30,7 @@ from router.models import (
     RoutingMark,
     User,
 )
-from router.services import clock, heartbeats, quarantine, users
+from router.services import clock, health, heartbeats, quarantine, users
 from router.services.visibility import (
     visible_associations,
     visible_counts,
@@ -139,6 +139,7 @@ class Process:
 def attention(user: User) -> list[Attention]:
     """Return what waits for a person, the most urgent kind first."""
     return [
+        *_disk(user),
         *_stopped(user),
         *_parked(user),
         *_quarantined(user),
@@ -146,6 +147,17 @@ def attention(user: User) -> list[Attention]:
         *_late(user),
         *_gaps(user),
     ]
+
+
+def _disk(user: User) -> Iterable[Attention]:
+    """A volume that fills up, for those who may see health; counted in free bytes."""
+    if not users.holds(user, Permission.SEE_HEALTH):
+        return
+    free = health.fullest_volume().free
+    state = health.disk_state(free)
+    if state != "open":
+        last = AuditEvent.objects.filter(event="intake.disk").order_by("-pk").first()
+        yield Attention(f"disk-{state}", free, last.at if last else None)
 
 
 def _gaps(user: User) -> Iterable[Attention]:
@@ -344,23 +356,16 @@ def _destination(row: Destination, backlog: dict[str, Any], finished: int) -> De
 
 def disk(user: User) -> Disk:
     """Return the state of the volume, with the time to full at the rate of the last 24 hours."""
-    usage = shutil.disk_usage(settings.DATA_DIR)
+    usage = health.fullest_volume()
     received = _recent(user, CounterKind.RECEIVED).aggregate(bytes=Sum("bytes"))["bytes"] or 0
     per_second = received / (HOURS * 3600)
     room = max(usage.free - settings.DISK_REFUSE, 0)
     return Disk(
         total=usage.total,
         free=usage.free,
-        state=disk_state(usage.free),
+        state=health.disk_state(usage.free),
         seconds_to_full=room / per_second if per_second > 1 else None,
     )
-
-
-def disk_state(free: int) -> str:
-    """Say what intake does at so many free bytes: ``open``, ``slow`` or ``refuse``."""
-    if free < settings.DISK_REFUSE:
-        return "refuse"
-    return "slow" if free < settings.DISK_SLOW else "open"
 
 
 def processes() -> list[Process]:

@@ -44,6 +44,8 @@ STATES: dict[str, tuple[str, str]] = {
     "open": ("open", "check"),
     "backoff": ("waits after a failure", "clock"),
     "stopped": ("stopped", "hand"),
+    "disk-slow": ("disk fills up", "hand"),
+    "disk-refuse": ("disk is full", "hand"),
     "gaps": ("gaps in the ledger", "hand"),
     "paused": ("paused", "pause"),
     "disabled": ("disabled", "x"),

@@ -162,7 +162,8 @@ def _leaf(chance: random.Random) -> Config:
     field, op, value = chance.choice(LEAVES)
     if value is None:
         return {"field": field, "op": op}
-    return {"field": field, "op": op, "value": value}
+    copied = list(value) if isinstance(value, list) else value  # YAML of ours knows no aliases
+    return {"field": field, "op": op, "value": copied}
 
 
 LEAVES: Sequence[tuple[str, str, Any]] = (  # Any: as in YAML
