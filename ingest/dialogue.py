@@ -94,15 +94,19 @@ class Dialogue:
         *,
         send: Callable[[bytes], None],
         pace: Pace = Pace(),  # noqa: B008  frozen
+        on_rest: Callable[[bool], None] = lambda _: None,
     ) -> None:
+        """`on_rest` is told when we begin and cease to wait for a message."""
         self._reader = reader
         self._progress = Progress(pace)
         self._is_midway = False
         self._session = session
         self._send = send
+        self._on_rest = on_rest
         self._command = bytearray()
         self._context_id = 0
         self._message: Message | None = None
+        reader.before_reading = self._write_held
 
     def run(self) -> bytes:
         """Serve until a PDU that is not P-DATA arrives, and return that one whole.
@@ -111,8 +115,7 @@ class Dialogue:
         """
         try:
             while True:
-                rest = self._progress.left() if self._is_midway else None
-                kind, length = self._reader.pdu_header(within=rest)
+                kind, length = self._next_pdu()
                 if kind != P_DATA:
                     return self._reader.pdu_body(kind, length)
                 for fragment in self._reader.fragments(length):
@@ -120,6 +123,15 @@ class Dialogue:
         finally:
             if self._message is not None:
                 self._message.discard()
+
+    def _next_pdu(self) -> tuple[int, int]:
+        if self._is_midway:
+            return self._reader.pdu_header(within=self._progress.left())
+        self._on_rest(True)  # noqa: FBT003  the one thing it is told
+        try:
+            return self._reader.pdu_header()
+        finally:
+            self._on_rest(False)  # noqa: FBT003
 
     def _take(self, fragment: Fragment) -> None:
         if fragment.context_id not in self._session.contexts:
@@ -152,16 +164,21 @@ class Dialogue:
             raise ProtocolError("data set fragment without its command")
         left = fragment.length
         while left:
-            piece = self._reader.some(left)
-            left -= len(piece)
-            began = time.monotonic()
-            message.write(piece)
-            self._forgive(time.monotonic() - began)
+            left -= self._reader.hold(left)
         if fragment.is_last:
+            self._write_held()
             self._message = None
             self._is_midway = False
             began = time.monotonic()
             self._send(message.finish())
+            self._forgive(time.monotonic() - began)
+
+    def _write_held(self) -> None:
+        """Give the message what has come of it: as late as the buffer allows, in one piece."""
+        data = self._reader.held()
+        if self._message is not None and data:
+            began = time.monotonic()
+            self._message.write(data)
             self._forgive(time.monotonic() - began)
 
     def _forgive(self, seconds: float) -> None:

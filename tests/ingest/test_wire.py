@@ -84,6 +84,30 @@ def test_lengths_are_judged_before_anything_is_read(header: bytes) -> None:
     finish(reader, far)
 
 
+def test_fragments_are_held_as_one_run_until_the_buffer_is_needed() -> None:
+    parts = [bytes([65 + n]) * 20 for n in range(9)]
+    items = [struct.pack(">IBB", 22, 1, 0) + part for part in parts]
+    pdus = b"".join(struct.pack(">BxI", 4, len(item)) + item for item in items)
+    reader, far = reader_of(pdus, buffer=128)
+    taken: list[bytes] = []
+
+    def take() -> None:
+        taken.append(bytes(reader.held()))
+
+    reader.before_reading = take
+    for _ in parts:
+        _, length = reader.pdu_header()
+        for fragment in reader.fragments(length):
+            left = fragment.length
+            while left:
+                left -= reader.hold(left)
+    take()
+    assert b"".join(taken) == b"".join(parts)
+    assert max(map(len, taken)) > 20
+    assert not reader.held()
+    finish(reader, far)
+
+
 def test_nothing_arriving_is_noticed() -> None:
     reader, far = reader_of(b"", close=False, idle_seconds=0.1)
     with pytest.raises(DeadlinePassed):
