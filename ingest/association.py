@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GAVE_WAY = "gave_way"
+
 
 class Negotiator(ACSE):  # type: ignore[misc]  # as above
     """Association control with our admission and our choice of contexts (PS3.8 7.1.1)."""
@@ -153,18 +155,22 @@ class InboundAssociation(Association):  # type: ignore[misc]  # as above
             sock,
             idle_seconds=self.network_timeout,
             pdu_seconds=pace.pdu_seconds,
-            is_stopping=lambda: self.is_stopping,
+            is_stopping=self._must_end,
         )
+        dialogue = Dialogue(reader, session, send=sock.sendall, pace=pace, on_rest=self._note_rest)
         try:
-            pdu = Dialogue(reader, session, send=sock.sendall, pace=pace).run()
+            pdu = dialogue.run()
         except ProtocolError as error:
             log.warning("association.malformed", extra=_about(session, str(error)))
             self._end("protocol_error", event=INVALID_PDU)
         except OSError as error:
             log.warning("association.lost", extra=_about(session, str(error)))
             self._end("lost", event=TRANSPORT_CLOSED)
-        except (DeadlinePassed, StopRequested) as end:
-            self._end("stopped" if isinstance(end, StopRequested) else "timed_out")
+        except DeadlinePassed:
+            self._end("timed_out")
+            self.abort()
+        except StopRequested:
+            self._end("stopped" if self.is_stopping else GAVE_WAY)
             self.abort()
         except Exception:
             # The thread must still tear the association down.
@@ -173,6 +179,17 @@ class InboundAssociation(Association):  # type: ignore[misc]  # as above
             self.abort()
         else:
             self.dul.give_back(pdu)
+
+    def _note_rest(self, is_resting: bool) -> None:  # noqa: FBT001  a callback's one argument
+        table = self.receiver.connections
+        (table.rest if is_resting else table.stir)(self.slot)
+
+    def _must_end(self) -> bool:
+        """Whether to stop reading: told to, or asked to make room and nothing has come."""
+        if self.is_stopping:
+            return True
+        is_asked = self.receiver.connections.is_to_give_way(self.slot)
+        return is_asked and not self.dul.socket.ready
 
     def _end(self, reason: str, *, event: str = "") -> None:
         self._reason = reason

@@ -21,7 +21,11 @@ from collections.abc import Iterator
 REJECT_LIMIT = bytes.fromhex("0300 00000004 00 02 03 02")
 LINGER_SECONDS = 2.0
 MOST_LINGERING = 64
-_SLOT = struct.Struct("=I16s")
+# process, address, since when its association rests (0: it does not), whether it is to give way
+_SLOT = struct.Struct("=I16sd?")
+_REST = struct.Struct("=d?")
+_REST_AT = 20
+_FREE = (0, b"", 0.0, 0)
 
 
 class ConnectionTable:
@@ -48,37 +52,76 @@ class ConnectionTable:
         with self._locked():
             free, of_host = None, 0
             for slot in range(self.most):
-                pid, address = _SLOT.unpack_from(self._slots, slot * _SLOT.size)
+                pid, address, _, _ = _SLOT.unpack_from(self._slots, slot * _SLOT.size)
                 if not pid:
                     free = slot if free is None else free
                 elif address == packed:
                     of_host += 1
             if free is None or of_host >= self.most_per_address:
                 return None
-            _SLOT.pack_into(self._slots, free * _SLOT.size, os.getpid(), packed)
+            _SLOT.pack_into(self._slots, free * _SLOT.size, os.getpid(), packed, 0.0, 0)
             return free
 
     def is_full_for(self, host: str) -> bool:
         """Whether an address has as many connections as one may."""
         packed = _packed(host)
         with self._locked():
-            mine = sum(1 for pid, who in _SLOT.iter_unpack(self._slots[:]) if pid and who == packed)
+            mine = sum(
+                1 for pid, who, *_ in _SLOT.iter_unpack(self._slots[:]) if pid and who == packed
+            )
         return mine >= self.most_per_address
 
     def release(self, slot: int) -> None:
         with self._locked():
-            _SLOT.pack_into(self._slots, slot * _SLOT.size, 0, b"")
+            _SLOT.pack_into(self._slots, slot * _SLOT.size, *_FREE)
+
+    def rest(self, slot: int) -> None:
+        """The association of a slot waits for its peer's next message from now on."""
+        self._set_rest(slot, time.monotonic())
+
+    def stir(self, slot: int) -> None:
+        """It has something to do, so it need not give way any more."""
+        self._set_rest(slot, 0.0)
+
+    def is_to_give_way(self, slot: int) -> bool:
+        """Whether the association of a slot rests and was asked to make room."""
+        since, is_asked = _REST.unpack_from(self._slots, slot * _SLOT.size + _REST_AT)
+        return bool(is_asked and since)
+
+    def ask_idlest(self, host: str | None, *, resting: float) -> bool:
+        """Ask the association that has rested longest, and at least `resting` seconds, to end.
+
+        Of those from `host` only, or from anywhere. It may be of another process; it ends within
+        a tick of its own unless its peer speaks before. False when there is none to ask.
+        """
+        packed, latest = host and _packed(host), time.monotonic() - resting
+        with self._locked():
+            rows = enumerate(_SLOT.iter_unpack(self._slots[:]))
+            found = [
+                (since, slot)
+                for slot, (pid, address, since, is_asked) in rows
+                if pid and 0 < since <= latest and not is_asked and packed in {None, address}
+            ]
+            if not found:
+                return False
+            since, slot = min(found)
+            _REST.pack_into(self._slots, slot * _SLOT.size + _REST_AT, since, 1)
+            return True
+
+    def _set_rest(self, slot: int, since: float) -> None:
+        """Without the lock: a question that goes under was one to an association in motion."""
+        _REST.pack_into(self._slots, slot * _SLOT.size + _REST_AT, since, 0)
 
     def forget(self, pid: int) -> None:
         """Free the slots of a process that died."""
         with self._locked():
             for slot in range(self.most):
                 if _SLOT.unpack_from(self._slots, slot * _SLOT.size)[0] == pid:
-                    _SLOT.pack_into(self._slots, slot * _SLOT.size, 0, b"")
+                    _SLOT.pack_into(self._slots, slot * _SLOT.size, *_FREE)
 
     def __len__(self) -> int:
         with self._locked():
-            return sum(1 for pid, _ in _SLOT.iter_unpack(self._slots[:]) if pid)
+            return sum(1 for pid, *_ in _SLOT.iter_unpack(self._slots[:]) if pid)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -65,7 +65,8 @@ class Intake(Protocol):
         """An association was accepted with these contexts (accepted and refused ones)."""
 
     def association_closed(self, facts: AssociationFacts, reason: str, counts: Counts) -> None:
-        """It ended: `released`, `aborted`, `lost`, `timed_out`, `protocol_error`, `stopped`."""
+        """It ended: `released`, `aborted`, `lost`, `timed_out`, `protocol_error`, `stopped` or,
+        for another's sake after a rest, `gave_way`."""
 
     def stored(self, spooled: Spooled) -> None:
         """An object is durable in the inbox; Success goes out after this returns."""

@@ -36,6 +36,8 @@ from router.rejections import RejectionJournal
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 300.0
+# One that rests so long gives way when all associations are taken.
+REST_SECONDS = 10.0
 GRACE_SECONDS = 25.0
 ABORT_SECONDS = 2.0
 
@@ -54,6 +56,7 @@ class Receiver:
     connections: ConnectionTable
     takes_over: bool = True
     idle_seconds: float = IDLE_SECONDS
+    rest_seconds: float = REST_SECONDS
     request_seconds: float = ASSOCIATE_SECONDS
     pace: Pace = field(default_factory=Pace)
 

@@ -35,6 +35,8 @@ DISK_SECONDS = 2.0
 # So many times as many as may have an association may wait for one.
 WAITING = 2
 GARBAGE_SECONDS = 10.0
+# An association that is asked to give way notices within a tick (`ingest.wire`) and is torn down.
+HOPE_SECONDS = 5.0
 HANDSHAKE_FAILED = "tls_handshake_failed"
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -61,6 +63,7 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
         self._turnstile = Turnstile()
         self._notices = Notices(receiver.turned_away)
         self._greeting: dict[Visitor, None] = {}
+        self._hopeful: dict[Visitor, None] = {}
         self._is_stopping = threading.Event()
         self._look_at_disk = self._collect_garbage = 0.0
         super().__init__(*args, **options)
@@ -102,6 +105,8 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
             for visitor in room.everyone():
                 room.leave(visitor)
                 self._send_away(visitor, "")
+            for visitor in self._hopeful:
+                self._send_away(visitor, "")
             room.close()
 
     def _turn(self, room: WaitingRoom, seconds: float) -> None:
@@ -113,6 +118,7 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
         for visitor in room.late():
             room.leave(visitor)
             self._send_away(visitor, SILENT)
+        self._look_at_hopeful()
         self.service_actions()
 
     def _accept_from(self, port: Port, room: WaitingRoom) -> None:
@@ -172,13 +178,43 @@ class ReceiverServer(AssociationServer):  # type: ignore[misc]  # pynetdicom car
             return
         room.leave(visitor)
         visitor.slot = self._slot_for(visitor.host)  # the limits, before a thread is made
-        if visitor.slot is None:
-            word = b"" if visitor.port.context else REJECT_LIMIT
-            self._send_away(visitor, LIMIT_EXCEEDED.reason, last_word=word)
-        elif visitor.port.context is None:
+        if visitor.slot is not None:
+            self._let_in(visitor)
+        elif self._ask_for_room(visitor.host):
+            visitor.deadline = min(visitor.deadline, time.monotonic() + HOPE_SECONDS)
+            self._hopeful[visitor] = None
+        else:
+            self._turn_away_full(visitor)
+
+    def _let_in(self, visitor: Visitor) -> None:
+        if visitor.port.context is None:
             self._open_association(visitor)
         else:
             self._start(threading.Thread(target=self._greet, args=(visitor,)), visitor)
+
+    def _turn_away_full(self, visitor: Visitor) -> None:
+        word = b"" if visitor.port.context else REJECT_LIMIT
+        self._send_away(visitor, LIMIT_EXCEEDED.reason, last_word=word)
+
+    def _ask_for_room(self, host: str) -> bool:
+        """Ask an association that rests to end; each question is for one newcomer."""
+        table = self.receiver.connections
+        of_host = host if table.is_full_for(host) else None
+        return table.ask_idlest(of_host, resting=self.receiver.rest_seconds)
+
+    def _look_at_hopeful(self) -> None:
+        """Let those in for whom room was made, turn away those who waited for it in vain."""
+        now = time.monotonic()
+        for visitor in list(self._hopeful):
+            visitor.slot = self._slot_for(visitor.host)
+            if visitor.slot is None and visitor.deadline > now:
+                continue
+            del self._hopeful[visitor]
+            if visitor.slot is None:
+                self._turn_away_full(visitor)
+            else:
+                visitor.deadline = now + self.receiver.request_seconds
+                self._let_in(visitor)
 
     def _start(self, thread: threading.Thread, visitor: Visitor) -> None:
         with self._changed:

@@ -61,3 +61,24 @@ def test_those_who_have_gone_do_not_matter() -> None:
     turnstile.turn_away(near)
     turnstile.close()
     assert near.fileno() == -1
+
+
+def test_who_rests_longest_is_asked_to_give_way_once() -> None:
+    table = ConnectionTable(most=3, most_per_address=3)
+    busy, first, second = (table.acquire(host) for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+    assert busy is not None
+    assert first is not None
+    assert second is not None
+    table.rest(first)
+    table.rest(second)
+    assert not table.ask_idlest("10.0.0.1", resting=0.0)
+    assert not table.ask_idlest(None, resting=60.0)
+    assert table.ask_idlest(None, resting=0.0)
+    assert [table.is_to_give_way(slot) for slot in (busy, first, second)] == [False, True, False]
+    table.stir(first)
+    assert not table.is_to_give_way(first)
+    assert table.ask_idlest("10.0.0.3", resting=0.0)
+    assert not table.ask_idlest(None, resting=0.0)
+    table.release(second)
+    assert not table.is_to_give_way(second)
+    table.close()

@@ -362,6 +362,36 @@ def test_a_silent_association_is_aborted(start_receiver: StartReceiver) -> None:
     assoc.socket.close()
 
 
+def test_the_association_that_rested_longest_gives_way(start_receiver: StartReceiver) -> None:
+    running = start_receiver(most=2, rest_seconds=0.0)
+    first, second = connect(running), connect(running)
+    assert second.store(make_object(1))[0] == 0
+    with connect(running) as third:
+        assert third.store(make_object(2))[0] == 0
+        assert second.store(make_object(3))[0] == 0
+    assert first.read_pdu()[0] == 7
+    running.intake.wait_closed(2)
+    assert {reason for _, reason, _ in running.intake.closed} == {"gave_way", "released"}
+    first.socket.close()
+    second.release()
+
+
+def test_an_association_that_moves_data_never_gives_way(start_receiver: StartReceiver) -> None:
+    running = start_receiver(most=1, rest_seconds=0.0)
+    item = make_object()
+    assoc = connect(running)
+    context = assoc.context_for(CT, EXPLICIT_LITTLE)
+    assert context is not None
+    assoc.begin_store(context, item.sop_class_uid, item.sop_instance_uid)
+    wait_for(lambda: not running.receiver.connections.ask_idlest(None, resting=0.0))
+    with pytest.raises(AssociationRejected) as rejected:
+        connect(running)
+    assert rejected.value.answer == (2, 3, 2)
+    assoc.send_pdata(context, item.data, is_command=False)
+    assert assoc.read_response()[0] == 0
+    assoc.release()
+
+
 def test_a_large_object_does_not_grow_the_process(running: Running) -> None:
     item = make_object(pixels=20 << 20)
     peak = peak_memory()
