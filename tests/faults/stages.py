@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.crashpoints import POINTS
-from tests.faults import crash, cuts, kills, network, outages, surroundings, syscalls
+from tests.faults import (
+    alerts,
+    crash,
+    cuts,
+    kills,
+    network,
+    oracle_run,
+    outages,
+    soak,
+    surroundings,
+    syscalls,
+)
 from tests.faults.books import Account
 from tests.faults.hostile import guided, proofs
 from tests.faults.postgres import PostgreSQL
@@ -206,6 +217,12 @@ def _disk(stage: Stage, name: str, _number: int, chance: random.Random) -> Outco
     return Outcome(DISK[name](stage.site, stage.tmpfs, chance))
 
 
+def _alert(stage: Stage, _name: str, _number: int, chance: random.Random) -> Outcome:
+    assert stage.tmpfs is not None
+    alarm, recovery = alerts.watermark_alert(stage.site, stage.tmpfs, chance)
+    return Outcome(stage.site.settle(), max(alarm, recovery))
+
+
 def _database(stage: Stage, name: str, _number: int, chance: random.Random) -> Outcome:
     fault, seconds = name.split(" for ")
     length = float(seconds.removesuffix(" s"))
@@ -277,11 +294,14 @@ KINDS: dict[str, Kind | Alone] = {
     "status": Kind(24, lambda _: [f"{n:04X}" for n in network.STATUSES], plain, _status),
     "disk": Kind(4, lambda _: ["no space", "no inodes"], no_watermark, _disk),
     "watermark": Kind(2, lambda _: ["watermark"], small_disk, _disk),
+    "alert": Kind(2, lambda _: ["disk"], small_disk, _alert),
     "database": Kind(6, _database_names, plain, _database),
     "full": Kind(2, lambda _: ["database full"], small_database, _full),
     "clock": Kind(8, lambda _: [*TIMES, f"-1 h{WITH_DEATH}"], moved_clock, _clock),
     "outage": Kind(6, lambda _: outages.names(), moved_time, _outage),
     "power": Kind(50, lambda _: ["cut"], loop_device, _power),
+    "oracle": Alone(1, lambda _: ["20000 objects"], oracle_run.prove),
+    "soak": Alone(1, proofs.once("60 min at 25/s"), soak.prove),
     "pdu": Alone(10, proofs.once("sequences"), proofs.pdu),
     "files": Alone(10, proofs.once("data sets"), proofs.data_sets),
     "crowd": Alone(2, proofs.once("slow and silent", "silent in TLS"), proofs.crowded),
