@@ -4,12 +4,13 @@ It answers in text what rules, layouts and pages ask, and packs a header so that
 file again. It walks no file, changes nothing, and never raises for the text that a value holds.
 """
 
+import operator
 import re
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from pydicom.datadict import DicomDictionary
@@ -44,7 +45,6 @@ _PIXEL_REPRESENTATION = 0x00280103
 _NO_LIMITS = Limits(depth=1 << 30, elements=1 << 30, fragments=1 << 30)
 _FORMAT = 1
 _NO_VR = b"  "
-_RAW = partial(tuple.__new__, Raw)
 _PACKED = struct.Struct("<BBHI")  # format, flags, length of the codecs' names, elements
 
 
@@ -85,7 +85,7 @@ class Header:
 
     def __init__(
         self,
-        elements: dict[int, Raw],
+        elements: Mapping[int, Raw],
         *,
         implicit: bool = False,
         little: bool = True,
@@ -296,34 +296,43 @@ def _unpack(data: bytes) -> Header:
     codecs = data[_PACKED.size : start].decode("ascii")
     columns = _columns(number, wide=bool(flags & 8))
     numbers = columns.unpack_from(data, start)
-    header = Header(
-        _unpack_elements(data, start + columns.size, numbers[:number], numbers[number:]),
-        implicit=bool(flags & 1),
-        little=bool(flags & 2),
-    )
+    elements = _Packed(data, start + columns.size, numbers[:number], lengths=numbers[number:])
+    header = Header(elements, implicit=bool(flags & 1), little=bool(flags & 2))
     header._charset, header._charset_known = tuple(codecs.split(",")), bool(flags & 4)
     return header
 
 
-def _unpack_elements(
-    data: bytes, start: int, tags: tuple[int, ...], lengths: tuple[int, ...]
-) -> dict[int, Raw]:
-    """The columns from the VRs on, as elements; mostly loops of the interpreter's own."""
-    flags, first = start + 2 * len(tags), start + 3 * len(tags)
-    vrs = [data[at : at + 2] for at in range(start, flags, 2)]
-    if _NO_VR in vrs:
-        vrs = [b"" if vr == _NO_VR else vr for vr in vrs]
-    sizes = [
-        length if kept else 0 for length, kept in zip(lengths, data[flags:first], strict=False)
-    ]
-    ends = list(accumulate(sizes, initial=first))
-    if ends[-1] != len(data):
-        raise ValueError(f"a packed header of {len(data)} bytes instead of {ends[-1]}")
-    values: list[bytes | None] = [data[begin:end] for begin, end in pairwise(ends)]
-    for at, kept in enumerate(data[flags:first]):
-        if not kept:
-            values[at] = None
-    return dict(zip(tags, map(_RAW, zip(vrs, values, lengths, strict=True)), strict=True))
+class _Packed(Mapping[int, Raw]):
+    """Elements in the columns of a packed header; each is cut out when it is asked for."""
+
+    __slots__ = ("_data", "_ends", "_kept", "_lengths", "_places", "_vrs")
+
+    def __init__(
+        self, data: bytes, start: int, tags: tuple[int, ...], *, lengths: tuple[int, ...]
+    ) -> None:
+        first = start + 3 * len(tags)
+        self._data, self._vrs, self._lengths = data, start, lengths
+        self._kept = data[start + 2 * len(tags) : first]
+        sizes = lengths if all(self._kept) else map(operator.mul, lengths, self._kept)
+        self._places = dict(zip(tags, range(len(tags)), strict=True))
+        self._ends = list(accumulate(sizes, initial=first))
+        if self._ends[-1] != len(data):
+            raise ValueError(f"a packed header of {len(data)} bytes instead of {self._ends[-1]}")
+
+    def __getitem__(self, tag: int) -> Raw:
+        at = self._places[tag]
+        vr = self._data[self._vrs + 2 * at : self._vrs + 2 * at + 2]
+        value = self._data[self._ends[at] : self._ends[at + 1]] if self._kept[at] else None
+        return Raw(b"" if vr == _NO_VR else vr, value, self._lengths[at])
+
+    def __contains__(self, tag: object) -> bool:
+        return tag in self._places
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _columns(number: int, *, wide: bool) -> struct.Struct:
