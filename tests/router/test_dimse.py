@@ -5,7 +5,9 @@ import io
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -49,9 +51,11 @@ def parcel(data: bytes, *, intact: Callable[[str], bool] = bool) -> dimse.Parcel
     return dimse.Parcel(CT, "1.2.3.4", 1, len(data), io.BytesIO(data), intact)
 
 
-def store(sink: Sink | RawSink, data: bytes, pace: dimse.Pace | None = None) -> dimse.Sent:
+def store(
+    sink: Sink | RawSink, data: bytes, pace: dimse.Pace | None = None, *, patience: float = 10.0
+) -> dimse.Sent:
     with dimse.associate(
-        peer(sink, response_timeout=0.6), PROPOSALS, pace=pace or dimse.Pace()
+        peer(sink, response_timeout=patience), PROPOSALS, pace=pace or dimse.Pace()
     ) as association:
         return association.store(parcel(data))
 
@@ -268,6 +272,31 @@ class TestStore:
         assert [stored.data for stored in sink.objects] == [b"%08d" % n for n in range(20)]
         assert sink.associations == 1
 
+    @pytest.mark.parametrize("size", [100, 1 << 20, 3_000_002])
+    def test_reads_the_next_while_an_answer_is_awaited(self, size: int) -> None:
+        """What was begun is stored from its beginning, and another parcel is not mixed with it."""
+        contents = [bytes([number]) * size for number in range(4)]
+        parcels = [parcel(data) for data in contents]
+        with (
+            Sink() as sink,
+            dimse.associate(peer(sink), PROPOSALS, pace=dimse.Pace()) as association,
+        ):
+            for number, one in enumerate(parcels):
+                following = parcels[(number + 1) % 4]
+                ahead = partial(association.begin, following) if number != 1 else None
+                sent = association.store(one, meanwhile=ahead)
+                assert sent.egress_sha256 == hashlib.sha256(contents[number]).hexdigest()
+            assert [stored.data for stored in sink.objects] == contents
+
+    def test_the_time_of_reading_ahead_is_not_the_peers(self) -> None:
+        pace = dimse.Pace(deadline=lambda _size: 0.4)
+        with (
+            Sink() as sink,
+            dimse.associate(peer(sink), PROPOSALS, pace=pace) as association,
+        ):
+            sent = association.store(parcel(bytes(100)), meanwhile=lambda: time.sleep(0.6))
+        assert sent.response == dimse.Response(0)
+
     def test_tells_of_bytes_as_they_move(self) -> None:
         moved: list[int] = []
         with Sink() as sink:
@@ -350,7 +379,7 @@ class TestMisbehaviour:
             receive_pdu(connection)
 
         with RawSink(speak) as sink:
-            sent = store(sink, bytes(100))
+            sent = store(sink, bytes(100), patience=0.6)
         assert isinstance(sent.failure, dimse.Stalled)
         assert str(sent.failure) == "no answer came within 0.6 seconds"
 

@@ -169,6 +169,22 @@ class TestAnswers:
         assert (results[2].status, results[2].lane) == (status, None)
         assert bool(results[2].warnings) is (outcome == "warning")
 
+    def test_what_the_peer_has_no_context_for_is_refused_by_name(self, tmp_path: Path) -> None:
+        """Some contexts are accepted and some are not: only the objects of those are parked."""
+        mr, ct = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
+        classes = (ct, mr, ct, mr, ct)
+        items = [
+            dataclasses.replace(made(tmp_path, item_id=number), sop_class_uid=uid)
+            for number, uid in enumerate(classes)
+        ]
+        with Sink(Script(sop_classes=[ct])) as sink:
+            results = send(sink, items)
+            assert len(sink.objects) == 3
+        assert outcomes(results) == ["delivered", "data_error"] * 2 + ["delivered"]
+        assert [result.lane for result in results] == [None] * 5
+        refused = [result for result in results if result.outcome == Outcome.DATA_ERROR]
+        assert all(mr in result.detail and "Explicit" in result.detail for result in refused)
+
     def test_a_destination_may_override_the_table(self, few: list[Outgoing]) -> None:
         with Sink(Script(statuses={1: 0xB007})) as sink:
             picky = sender(sink, outcomes={"B007": "data_error"})

@@ -3,6 +3,7 @@
 import pytest
 
 from router.destinations.outcomes import (
+    TABLE,
     Outcome,
     classify,
     is_lasting,
@@ -20,9 +21,14 @@ EXPECTED = {
     0x0116: "warning",
     0x0117: "data_error",
     0x0118: "configuration",
+    0x0119: "data_error",
+    0x0120: "data_error",
+    0x0121: "data_error",
     0x0122: "configuration",
     0x0124: "configuration",
+    0x0210: "retry",
     0x0211: "configuration",
+    0x0212: "data_error",
     0x0213: "retry",
     0xA700: "retry",
     0xA7FF: "retry",
@@ -31,6 +37,7 @@ EXPECTED = {
     0xB000: "warning",
     0xB006: "warning",
     0xB007: "warning",
+    0xB123: "warning",
     0xC000: "few_tries",
     0xCFFF: "few_tries",
     0xFE00: "few_tries",
@@ -41,6 +48,12 @@ EXPECTED = {
 @pytest.mark.parametrize(("status", "outcome"), EXPECTED.items())
 def test_table(status: int, outcome: str) -> None:
     assert classify(status) == Outcome(outcome)
+
+
+def test_every_row_of_the_table_is_written_down_here() -> None:
+    written = [f"{status:04X}" for status in EXPECTED]
+    patterns = [pattern.replace("x", "") for pattern in TABLE]
+    assert all(any(code.startswith(pattern) for code in written) for pattern in patterns)
 
 
 def test_only_success_and_warnings_ever_count_as_delivered() -> None:
