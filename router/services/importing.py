@@ -22,6 +22,7 @@ from router.spool import AssociationFacts, Counts, Inbox, Spooled, SpoolFull
 
 CHUNK = 1 << 20
 BATCH = 200
+MOST_SHOWN = 80
 
 
 @dataclass
@@ -147,8 +148,19 @@ def _meta(file: BinaryIO) -> FileMeta:
         )
     for name, uid in (("SOP Class", meta.sop_class_uid), ("SOP Instance", meta.sop_instance_uid)):
         if not valid_uid(uid):
-            raise NotTaken(f"{name} UID is {'missing' if not uid else 'not a UID'}")
+            raise NotTaken(_wrong(name, uid))
     return meta
+
+
+def _wrong(name: str, uid: str) -> str:
+    """Say what is wrong with a UID, and what one is (PS3.5 9.1)."""
+    if not uid:
+        return f"it has no {name} UID, neither in its file meta nor in its data set"
+    shown = uid if len(uid) <= MOST_SHOWN else f"{uid[:MOST_SHOWN]}…"
+    return (
+        f"its {name} UID {shown!a} is not a UID: "
+        "numbers between dots, 64 characters at most"
+    )
 
 
 def _is_known(file: BinaryIO, meta: FileMeta) -> bool:

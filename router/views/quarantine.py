@@ -5,11 +5,18 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from router.models import Instance, Permission
+from router.models import Instance, InstanceState, Permission
 from router.services import access, quarantine, visibility
 from router.services.access import requires
 from router.views.listing import page, private, shown
 
+RELEASED = {
+    InstanceState.CURRENT: "The object is released. It is routed by the rules of today.",
+    InstanceState.VERSION: (
+        "The object is released as a version: another one stands under its SOP Instance UID. "
+        "It is routed by the rules of today."
+    ),
+}
 SORTS = {"received": "received_at", "reason": "reason", "size": "size"}
 
 
@@ -32,11 +39,11 @@ def release(request: HttpRequest, pk: int) -> HttpResponse:
     """Accept an object: it is kept beside the first one and routed."""
     instance = _instance(request, pk)
     try:
-        quarantine.release(instance, actor=access.actor(request))
+        state = quarantine.release(instance, actor=access.actor(request))
     except quarantine.NotQuarantined:
         messages.warning(request, "Nothing was changed: the object has left quarantine meanwhile.")
     else:
-        messages.success(request, "The object is released. It is routed by the rules of today.")
+        messages.success(request, RELEASED[state])
     return redirect(f"/studies/{instance.study_id}/")
 
 

@@ -1,5 +1,6 @@
 """Importing: resumable, complete without file meta, and a reason for each refusal."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ def test_each_refusal_has_its_reason(site: Site, tmp_path: Path) -> None:
     assert report.stored == 1
     assert [path for path, _reason in report.refused] == [cut, text, empty, nameless, locked]
     assert all(reason for _path, reason in report.refused)
-    assert dict(report.refused)[nameless] == "SOP Instance UID is missing"
+    said = "it has no SOP Instance UID, neither in its file meta nor in its data set"
+    assert dict(report.refused)[nameless] == said
     assert Instance.objects.count() == 1
     assert reckoning.reckon().gaps == []
 
@@ -122,3 +124,14 @@ def test_files_come_in_a_fixed_order_without_the_directory(tmp_path: Path) -> No
         part10_file(tmp_path / name, image(1))
     found = [path.relative_to(tmp_path).as_posix() for path in importing.files_below([tmp_path])]
     assert found == ["a", "b/1", "b/2"]
+
+
+@pytest.mark.parametrize("uid", ["1.2.x", "1." * 70, "../../etc/passwd", "1..2"])
+def test_a_uid_that_is_none_is_shown_with_what_one_is(site: Site, tmp_path: Path, uid: str) -> None:
+    bad = part10_file(tmp_path / "bad.dcm", replace(image(1), sop_instance_uid=uid))
+    report = _run(bad)
+    said = dict(report.refused)[bad]
+    assert said.startswith(f"its SOP Instance UID {uid[:60]!a}"[:-1])
+    assert said.endswith("is not a UID: numbers between dots, 64 characters at most")
+    assert len(said) < 200
+    assert not Instance.objects.exists()

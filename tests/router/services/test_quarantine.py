@@ -1,7 +1,10 @@
 """Quarantine: released or discarded once, counted, and never over what stands."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, connection
 
 from router.models import AuditEvent, Decision, Instance, InstanceState, JobItem, RoutingMark, Study
 from router.services import indexing, quarantine, reckoning, routing
@@ -152,3 +155,30 @@ def test_who_is_overtaken_by_another_release_keeps_a_version(
     monkeypatch.setattr(quarantine, "_leave", collide)
     factories.instance(sop_instance_uid=late.sop_instance_uid)
     assert quarantine.release(late, actor=ANN) == InstanceState.VERSION
+
+
+@committing
+def test_two_people_release_two_objects_of_one_uid_at_once(site: Site) -> None:
+    """One becomes the current object and the other a version of it, whoever is slower."""
+    for number in range(5):
+        for salt in (0, 1):
+            taken = site.take(image(number, salt=salt))
+            indexing.index(taken, apart="Kept apart.")
+    together = Barrier(2)
+
+    def release(pk: int) -> InstanceState:
+        try:
+            instance = Instance.objects.select_related("study").get(pk=pk)
+            together.wait(30)
+            return quarantine.release(instance, actor=ANN)
+        finally:
+            connection.close()
+
+    for number in range(5):
+        two = Instance.objects.filter(sop_instance_uid=image(number).sop_instance_uid)
+        with ThreadPoolExecutor(2) as pool:
+            states = list(pool.map(release, two.values_list("pk", flat=True)))
+        assert sorted(states) == [InstanceState.CURRENT, InstanceState.VERSION]
+    assert RoutingMark.objects.count() == 10
+    assert Instance.objects.current().count() == 5
+    _no_gaps()
