@@ -317,7 +317,6 @@ Q_CLUSTER: dict[str, Any] = {  # Any: the library's own mixed dictionary
     "save_limit": -1,
     "catch_up": False,
     "recycle": 100_000,
-    "poll": 0.1,
     "guard_cycle": 0.5,
     "daemonize_workers": True,
     "log_level": "WARNING",
@@ -327,6 +326,8 @@ if REDIS_URL:
     Q_CLUSTER["redis"] = REDIS_URL
 else:
     Q_CLUSTER["orm"] = "default"
+    Q_CLUSTER["broker_class"] = "router.task_queue.TaskQueue"
+    Q_CLUSTER["poll"] = 0  # our queue waits until it is woken
 
 LOG_FORMAT = env.str("ROUTER_LOG_FORMAT", default="json" if PRODUCTION else "console")
 if LOG_FORMAT not in {"json", "console"}:

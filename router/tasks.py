@@ -9,7 +9,7 @@ import time
 from django.db import OperationalError, close_old_connections
 
 from router import doorbell, stopping
-from router.services import clock, delivery, heartbeats, lanes, reckoning, routing
+from router.services import clock, delivery, heartbeats, lanes, reckoning, routing, turns
 
 log = logging.getLogger(__name__)
 
@@ -17,17 +17,30 @@ ROUTE_SECONDS = 20.0
 
 
 def route() -> None:
-    """Route what is marked, until nothing is left, for at most 20 s."""
+    """Route what is marked, until nothing is left, for at most 20 s; one process at a time."""
     close_old_connections()
     doorbell.answered("route")
     limit = time.monotonic() + ROUTE_SECONDS
+    # What is marked before a process finds that another has the turn is seen by that other one,
+    # which looks once more after its turn.
+    while routing.marks_due():
+        with turns.turn("route") as is_mine:
+            if not is_mine:
+                return
+            if not _route_until(limit):
+                doorbell.ring("route")
+                return
+
+
+def _route_until(limit: float) -> bool:
+    """Route what is marked; False when there was no time for all of it."""
     while time.monotonic() < limit and not stopping.requested():
         try:
             if not routing.route_batch():
-                return
+                return True
         except routing.Overtaken:
             continue
-    doorbell.ring("route")
+    return False
 
 
 def fire_timers() -> None:

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 COLLISIONS = 4
-GATHER_SECONDS = 0.1
+# While objects keep coming they are gathered, so that a batch costs few flushes; R13 has 60 s.
+GATHER_SECONDS = 0.25
+PAUSE_SECONDS = 0.03
 MEMORY_LIMIT = 2000
 HEARTBEAT_SECONDS = 5.0
 ADOPT_SECONDS = 10.0
@@ -140,15 +142,21 @@ class Indexer:
         self._remove_finished()
 
     def _gather(self) -> list[Event]:
-        """Wait for a first event, then up to 100 ms for more; the events stay listed until done."""
+        """Wait for a first event, then for those that follow it; they stay listed until done."""
         if not self._events:
             self._wake.wait(1.0)
             if not self._events:
                 return []
-        if not self._stopping.is_set() and len(self._events) < BATCH:
-            time.sleep(GATHER_SECONDS)
+        self._wait_for_more()
         self._wake.clear()
         return [self._events[i] for i in range(min(len(self._events), BATCH))]
+
+    def _wait_for_more(self) -> None:
+        """Wait while events keep coming, for 250 ms at most: a study's last object waits 30 ms."""
+        limit = time.monotonic() + GATHER_SECONDS
+        while (known := len(self._events)) < BATCH and time.monotonic() < limit:
+            if self._stopping.wait(PAUSE_SECONDS) or len(self._events) == known:
+                return
 
     def _handle(self, batch: Sequence[Event]) -> None:
         self._open([e for e in batch if isinstance(e, Opened)])
