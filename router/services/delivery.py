@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 20.0
 LINGER_SECONDS = 0.5
 FLUSH_SECONDS = 0.5
+EASE_SECONDS = 0.1
+"""Least time between two claims that were not full: of what trickles in, several go together."""
 MOST_LOST = 5
 
 
@@ -88,6 +90,7 @@ class _Drain:
         self._claims: list[Claim] = []
         self._count = 0
         self._started = self._idle_since = self._renewed = time.monotonic()
+        self._eased = 0.0
         self._is_idle = False
 
     def run(self) -> int:
@@ -112,6 +115,7 @@ class _Drain:
 
     def _step(self) -> None:
         if not self._claims:
+            time.sleep(max(0.0, self._eased - time.monotonic()))
             self._begin(claims.claim(self._destination, self._slot))
         elif self._may_fetch():
             self._begin(self._fetch())
@@ -150,6 +154,8 @@ class _Drain:
         if claim is None:
             return
         crashpoints.reach("deliver.after_attempts")
+        is_full = len(claim.items) >= claims.CLAIM // 2
+        self._eased = 0.0 if is_full else time.monotonic() + EASE_SECONDS
         self._claims.append(claim)
         self._ring_next()
         crashpoints.reach("deliver.before_send")

@@ -1,12 +1,21 @@
 """What a person does with items and lanes: retry, hold, release, cancel, resume; each audited.
 
-The count that comes back is the count that changed; items that moved on meanwhile are left alone.
+The count that comes back is the count that changed; items that moved on meanwhile are left alone,
+also when two people act on the same ones at once: the second waits, and changes what is left.
 """
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from router import doorbell
-from router.models import DecisionOutcome, Destination, Lane, LaneState, RoutingMark, Study
+from router.models import (
+    DecisionOutcome,
+    Destination,
+    JobItem,
+    Lane,
+    LaneState,
+    RoutingMark,
+    Study,
+)
 from router.models.jobs import JobItemQuerySet
 from router.services import audit, routing
 from router.services.actors import Actor
@@ -15,6 +24,15 @@ from router.services.actors import Actor
 def _ring(items: JobItemQuerySet) -> None:
     for pk in items.order_by().values_list("destination_id", flat=True).distinct():
         doorbell.ring("deliver", pk, 0)
+
+
+def _lock(items: JobItemQuerySet) -> None:
+    """Lock the rows in the order of their ids: two who act on the same ones at once would wait for
+    each other for ever otherwise. SQLite has one writer at a time anyway."""
+    if connection.features.has_select_for_update:
+        meant = JobItem.objects.filter(pk__in=items.order_by().values("pk")).order_by("pk")
+        for _pk in meant.select_for_update().values_list("pk", flat=True).iterator():
+            continue
 
 
 def _record(verb: str, count: int, actor: Actor) -> int:
@@ -28,6 +46,7 @@ def _record(verb: str, count: int, actor: Actor) -> int:
 @transaction.atomic
 def retry(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Have parked and waiting items tried again now, their count of tries anew."""
+    _lock(items)
     _ring(items)
     return _record("retried", items.retry_now(), actor)
 
@@ -35,12 +54,14 @@ def retry(items: JobItemQuerySet, *, actor: Actor) -> int:
 @transaction.atomic
 def hold(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Hold pending and waiting items until released."""
+    _lock(items)
     return _record("held", items.hold(f"Held by {actor.name}."), actor)
 
 
 @transaction.atomic
 def release(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Release held items, for their destination's address of today."""
+    _lock(items)
     _ring(items)
     return _record("released", items.release(), actor)
 
@@ -48,6 +69,7 @@ def release(items: JobItemQuerySet, *, actor: Actor) -> int:
 @transaction.atomic
 def cancel(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Give up items that are neither sent nor being sent."""
+    _lock(items)
     return _record("cancelled", items.cancel(f"Cancelled by {actor.name}."), actor)
 
 

@@ -4,7 +4,6 @@ What it is given it sends in order; what became of each item it hands back in gr
 that was not sent nothing more is begun, so that what failed is looked at first.
 """
 
-import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,7 @@ from router.destinations.base import Context, Outgoing, Result, Sender
 from router.destinations.outcomes import Outcome
 from router.services.claims import Claim
 
-log = logging.getLogger(__name__)
-
-GROUP = 25
+GROUP = 50
 _NOT_BEGUN = "The sending ended before this object's turn."
 
 

@@ -1,8 +1,11 @@
 """What a person does with items and lanes: what changes, what is audited, who is rung."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db import connections
 from django_q.models import OrmQ
 
 from router.models import (
@@ -71,6 +74,31 @@ def test_rings_the_destination_where_items_may_leave_now(event: str) -> None:
     expected = {f"deliver:{item.destination_id}:0"} if rings else set()
     assert set(Bell.objects.filter(rung=True).values_list("key", flat=True)) == expected
     assert OrmQ.objects.count() == len(expected)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("event", VERBS)
+def test_two_who_act_on_the_same_items_at_once_change_each_once(event: str) -> None:
+    """The second finds nothing left to change; neither sees an error."""
+    verb, allowed, after, _rings = VERBS[event]
+    job = factories.job()
+    for _ in range(20):
+        factories.item(job, state=min(allowed))
+    together = threading.Barrier(2)
+
+    def act(order: str) -> int:
+        try:
+            together.wait(10)
+            return verb(JobItem.objects.filter(job=job, state=min(allowed)).order_by(order))
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as people:
+        counts = sorted(people.map(act, ["pk", "-pk"]))
+
+    assert counts == [0, 20]
+    assert set(JobItem.objects.values_list("state", flat=True)) == {after}
+    assert AuditEvent.objects.count() == 1
 
 
 def test_who_holds_or_cancels_is_named_on_the_item() -> None:
