@@ -30,6 +30,7 @@ from tests.senders import IMPLICIT_LITTLE, VERIFICATION, RawAssociation
 PATIENCE = {"request_seconds": 10.0, "pdu_seconds": 30.0, "idle_seconds": 300.0}
 LIMITS = {"most": 200, "most_per_address": 20}
 ADDRESSES = 30
+ROUNDS = 5
 
 # What a peer sends first, and then every two seconds.
 Habit = tuple[bytes, bytes]
@@ -60,12 +61,14 @@ class Crowd(threading.Thread):
         self._peers: list[socket.socket | None] = [None] * peers
         self._within = within
         self._is_over = threading.Event()
+        self.have_come = threading.Event()
         self.cuts = 0
 
     def run(self) -> None:
         drip_at = 0.0
         while not self._is_over.is_set():
             self._come_back()
+            self.have_come.set()
             self._notice_cuts()
             if time.monotonic() >= drip_at:
                 drip_at = time.monotonic() + 2.0
@@ -144,7 +147,9 @@ def crowded(port: int, peers: int, *, within: int) -> Iterator[Cuts]:
     command += [str(port), str(peers), str(within)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
-        time.sleep(3)
+        assert process.stdout is not None
+        process.stdout.readline()  # all have come
+        time.sleep(1)
         crowd = Cuts()
         try:
             yield crowd
@@ -156,6 +161,8 @@ def be_crowd(port: int, peers: int, within: int) -> None:
     """The process of a crowd: until its input ends; prints how often it was cut."""
     crowd = Crowd(port, peers, within=within)
     crowd.start()
+    crowd.have_come.wait()
+    print("all have come", flush=True)  # noqa: T201
     sys.stdin.read()
     crowd.stop()
     print(crowd.cuts)  # noqa: T201
@@ -188,24 +195,37 @@ def _repeat(what: Callable[[], object], seconds: float) -> Iterator[float]:
         yield time.monotonic() - began
 
 
+def cost_of_storing(target: Target, seconds: float) -> tuple[float, float]:
+    """Objects a second, and milliseconds of the receiver's processor for each."""
+    before = target.processor_seconds()
+    rate = store_rate(target.port, seconds)
+    return rate, 1000 * (target.processor_seconds() - before) / (rate * seconds)
+
+
 def measure(target: Target, *, peers: int, within: int, seconds: float) -> dict[str, float]:
-    """The honest sender alone and in the crowd, in turns; medians of three."""
+    """The honest sender alone and in the crowd, in turns; medians."""
     alone, crowd, echoes, cuts = [], [], [], 0
-    for _ in range(3):
-        alone.append(store_rate(target.port, seconds / 6))
+    part = seconds / ROUNDS / 2
+    for _ in range(ROUNDS):
+        alone.append(cost_of_storing(target, part))
         with crowded(target.port, peers, within=within) as them:
-            crowd.append(store_rate(target.port, seconds / 6))
-            echoes += echo_times(target.port, seconds / 6)
+            crowd.append(cost_of_storing(target, part))
+            echoes += echo_times(target.port, part)
         cuts += them.count
         target.settle(threads=12, seconds=20)
-    rate, rate_in_crowd = statistics.median(alone), statistics.median(crowd)
+    rate, processor = (statistics.median(column) for column in zip(*alone, strict=True))
+    rate_within, processor_within = (
+        statistics.median(column) for column in zip(*crowd, strict=True)
+    )
     return {
         "peers": peers,
         "peers_with_association": within,
         "cuts": cuts,
         "stores_alone": round(rate),
-        "stores_in_crowd": round(rate_in_crowd),
-        "store_drop": round(1 - rate_in_crowd / rate, 3),
+        "stores_in_crowd": round(rate_within),
+        "store_drop": round(1 - rate_within / rate, 3),
+        "store_ms_alone": round(processor, 2),
+        "store_ms_in_crowd": round(processor_within, 2),
         "echoes": len(echoes),
         "echo_median": round(statistics.median(echoes), 4),
         "echo_p95": round(statistics.quantiles(echoes, n=20)[-1], 4),

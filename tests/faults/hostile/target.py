@@ -89,6 +89,11 @@ class Target:
     def forget_peak(self) -> None:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text(CLEAR_PEAK)
 
+    def processor_seconds(self) -> float:
+        """What the process has used of the processors, for itself and in the kernel for it."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def threads(self) -> int:
         return self._status("Threads")
 
