@@ -218,8 +218,8 @@ def stop(site: Site, how: tuple[str, int, bool], chance: random.Random) -> tuple
     """
     _, number, to_group = how
     stopping = threading.Event()
-    sender = site.send_in_background(site.make(400, chance), stop=stopping.is_set)
-    time.sleep(chance.uniform(0.3, 3.0))
+    sender = site.send_in_background(site.make(250, chance), stop=stopping.is_set)
+    time.sleep(chance.uniform(0.3, 2.0))
     began = time.monotonic()
     site.product.send_signal(number, to_group=to_group)
     time.sleep(chance.uniform(0.0, 1.0))

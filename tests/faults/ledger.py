@@ -16,6 +16,8 @@ DONE = frozenset({"delivered", "warning"})
 UNCERTAIN = ("unknown", "lost")
 
 STORED = "SELECT sop_instance_uid, sha256 FROM router_instance WHERE state = 'current'"
+OPEN = "SELECT COUNT(*) FROM router_jobitem WHERE finished_at IS NULL"
+COUNT = "SELECT COUNT(*) FROM router_instance WHERE state = 'current'"
 STATES = """
 SELECT i.sop_instance_uid, d.name, j.state, j.reason FROM router_jobitem j
 JOIN router_instance i ON i.id = j.instance_id JOIN router_destination d ON d.id = j.destination_id
@@ -107,6 +109,15 @@ class Ledger:
             undecided=undecided[0][0],
             reasons={(uid, name): reason for uid, name, _, reason in states if reason},
         )
+
+    def may_be_settled(self, least: int) -> bool:
+        """Whether nothing is open and at least so many are stored; cheap, to be asked often."""
+        try:
+            counts = self._ask(OPEN, UNDECIDED, COUNT)
+        except (sqlite3.OperationalError, psycopg.OperationalError) as error:
+            raise OSError(f"the ledger cannot be read: {error}") from error
+        still_open, undecided, stored = (rows[0][0] for rows in counts)
+        return not still_open and not undecided and stored >= least
 
     def outage(self, name: str) -> Outage:
         """Read what it says of a far end that is away."""

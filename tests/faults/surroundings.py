@@ -250,8 +250,8 @@ def power_cut(
 ) -> Account:
     """The power goes at a random moment while objects come and go; everything is started again."""
     stopping = threading.Event()
-    sender = site.send_in_background(site.make(600, chance), stop=stopping.is_set)
-    time.sleep(chance.uniform(0.3, 4.0))
+    sender = site.send_in_background(site.make(300, chance), stop=stopping.is_set)
+    time.sleep(chance.uniform(0.2, 3.0))
     running = server.processes() if server is not None else []
     volume.cut()
     stopping.set()
