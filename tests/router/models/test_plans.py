@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from django.db import connection, models
@@ -17,14 +17,19 @@ from router.models import (
     RoutingMark,
     Study,
 )
-from router.services import clock
+from router.services import clock, indexing, routing
 from tests import factories
+from tests.intake import Site, image
 
 ROWS = 20_000
 BASE = 1_000_000
 """Copies have the ids from here on."""
 
 WHOLE_TABLE = re.compile(r"(?:Seq Scan on|\bSCAN) (?:TABLE )?(\w+)(?! USING (?:COVERING )?INDEX)\b")
+
+FILLED = {
+    model._meta.db_table for model in (Study, Instance, Receipt, RoutingMark, JobItem)
+}  # a small table is read whole with good reason
 
 pytestmark = pytest.mark.django_db
 
@@ -100,6 +105,11 @@ def _queries(pacs: Destination) -> dict[str, tuple[Explained, str]]:
     leased = JobItem.objects.filter(state=ItemState.LEASED)
     return {
         "undecided marks": (RoutingMark.objects.undecided().oldest_first()[:1000], ""),
+        "marks to be decided": (
+            RoutingMark.objects.due(now).oldest_first()[:500],
+            "mark_undecided",
+        ),
+        "is a mark to be decided": (RoutingMark.objects.due(now)[:1], ""),
         "is anything due": (items.due(now).order_by()[:1], "item_"),
         "the oldest due item": (items.due(now).oldest_first()[:1], "item_"),
         "the claim": (items.due(now).filter(lost=0).oldest_first()[:100], "item_"),
@@ -146,3 +156,36 @@ def test_hot_queries_use_an_index(pacs: Destination) -> None:
 
 def test_a_plan_that_reads_a_whole_table_is_noticed(pacs: Destination) -> None:
     assert _objection(Study.objects.filter(study_description="x"), "")
+
+
+def _run(site: Site) -> list[tuple[str, Any]]:
+    """Index and route a batch; return the statements that were asked, with their values."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(execute: Any, sql: str, values: Any, many: bool, context: Any) -> Any:
+        if not many and sql.startswith(("SELECT", "UPDATE")) and "router_" in sql:
+            asked.append((sql, values))
+        return execute(sql, values, many, context)
+
+    with connection.execute_wrapper(note):
+        assert indexing.index(site.take(*(image(n, study=n) for n in range(1, 40)))) == 39
+        while routing.route_batch():
+            pass
+    return asked
+
+
+def test_a_batch_on_its_way_reads_no_whole_table(pacs: Destination, site: Site) -> None:
+    """Whatever statements index and route use, those of tomorrow included."""
+    factories.rule("all", send=[pacs.name])
+    RoutingMark.objects.filter(decision=None).delete()
+    asked = _run(site)
+    assert any(sql.startswith("UPDATE") and "VALUES" in sql for sql, _values in asked)
+    explain = "EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN "
+    bad = {}
+    for sql, values in asked:
+        with connection.cursor() as cursor:
+            cursor.execute(explain + sql, values)
+            plan = "\n".join(" ".join(map(str, row)) for row in cursor.fetchall())
+        if FILLED & set(WHOLE_TABLE.findall(plan)):
+            bad[sql[:300]] = plan
+    assert bad == {}
