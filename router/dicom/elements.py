@@ -198,9 +198,10 @@ class Header:
     def _text(self, vr: str, value: bytes) -> Field:
         codecs = self._charset if vr in _LOCALIZED else charset.DEFAULT
         decoded, good = charset.decode(value, codecs, person_name=vr == "PN")
-        parts = [decoded] if vr in _SINGLE else decoded.split("\\")
-        values = tuple(part.rstrip(" \x00") for part in parts)
-        return Field(values, vr, "" if good else UNDECODABLE)
+        problem = "" if good else UNDECODABLE
+        if "\\" not in decoded or vr in _SINGLE:
+            return Field((decoded.rstrip(" \x00"),), vr, problem)
+        return Field(tuple([part.rstrip(" \x00") for part in decoded.split("\\")]), vr, problem)
 
     def _unknown(self, vr: str, value: bytes) -> Field:
         """UN of a private element: text when it reads as text, otherwise bytes we do not show."""
