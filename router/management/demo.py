@@ -9,7 +9,6 @@ import io
 import math
 import random
 import socket
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,7 +27,6 @@ from router.destinations.base import Context, Outgoing
 from router.dicom import part10
 from router.dicom.header import Header, read_header
 from router.dicom.uids import EXPLICIT_LE
-from router.management import processes
 
 SIDE = 96
 STUDIES_AT_START = 8
@@ -99,11 +97,6 @@ def configuration(port: int) -> str:
     folder = Path(settings.DATA_DIR) / "demo-out"
     folder.mkdir(parents=True, exist_ok=True)
     return CONFIGURATION.format(port=port, folder=folder)
-
-
-def start_pacs(port: int) -> subprocess.Popen[bytes]:
-    """Start the PACS that takes everything and keeps nothing."""
-    return processes.start(["demo_pacs", str(port)])
 
 
 def send_studies(stop: Callable[[float], bool]) -> None:

@@ -43,8 +43,10 @@ class Command(BaseCommand):
         """Prepare, start, watch, stop."""
         stop = processes.StopRequest()
         login = prepare()
-        extra = [self._demo_pacs()] if options["demo"] else []
-        children = {role: processes.start([role]) for role in ROLES}
+        commands = {role: [role] for role in ROLES}
+        if options["demo"]:
+            commands["demo_pacs"] = ["demo_pacs", str(self._demo_port())]
+        children = {role: processes.start(command) for role, command in commands.items()}
         try:
             if self._await_ready(children, stop):
                 self._say(login)
@@ -52,23 +54,22 @@ class Command(BaseCommand):
                     thread = threading.Thread(target=demo.send_studies, args=(stop.wait,))
                     thread.daemon = True
                     thread.start()
-                self._watch(children, stop)
+                self._watch(children, commands, stop=stop)
         finally:
             connection.close()
-            processes.stop([*children.values(), *extra])
+            processes.stop(list(children.values()))
 
-    def _demo_pacs(self) -> subprocess.Popen[bytes]:
-        """Apply the demo's configuration, once, and start its PACS."""
+    def _demo_port(self) -> int:
+        """Apply the demo's configuration, once; return the port of its PACS."""
         if Destination.objects.present().exclude(name__startswith="demo-").exists():
             raise CommandError("This data directory has a configuration; the demo needs its own.")
         pacs = Destination.objects.filter(name="demo-pacs").select_related("version").first()
-        port = demo.free_port()
         if pacs is not None and pacs.version is not None:
-            port = int(pacs.version.settings["port"])
-        else:
-            document = schema.load(demo.configuration(port))
-            config.apply(document, actor=SYSTEM, reason="demo")
-        return demo.start_pacs(port)
+            return int(pacs.version.settings["port"])
+        port = demo.free_port()
+        document = schema.load(demo.configuration(port))
+        config.apply(document, actor=SYSTEM, reason="demo")
+        return port
 
     def _await_ready(
         self, children: dict[str, subprocess.Popen[bytes]], stop: processes.StopRequest
@@ -100,7 +101,11 @@ class Command(BaseCommand):
         self.stdout.flush()
 
     def _watch(
-        self, children: dict[str, subprocess.Popen[bytes]], stop: processes.StopRequest
+        self,
+        children: dict[str, subprocess.Popen[bytes]],
+        commands: dict[str, list[str]],
+        *,
+        stop: processes.StopRequest,
     ) -> None:
         """Start again what dies; give up when one dies five times in half a minute."""
         deaths: list[float] = []
@@ -114,7 +119,7 @@ class Command(BaseCommand):
                 if len(deaths) > RESTARTS:
                     raise CommandError(f"{role} keeps ending; giving up.")
                 processes.kill_group(child)
-                children[role] = processes.start([role])
+                children[role] = processes.start(commands[role])
 
 
 def prepare() -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,10 @@ def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def _all_gone(processes: list[psutil.Process]) -> bool:
+    return not _alive(processes)
 
 
 @pytest.mark.database
@@ -43,3 +48,20 @@ def test_a_closed_terminal_ends_it_in_order(tmp_path: Path) -> None:
         everyone = product.processes()
         assert product.stop(signal.SIGHUP) == 0
         assert not _alive(everyone)
+
+
+@pytest.mark.database
+@pytest.mark.timeout(240)
+def test_whatever_dies_is_started_again(tmp_path: Path) -> None:
+    """With what was under the dead one: nothing of the old tree goes on beside the new one."""
+    with Product(tmp_path) as product:
+        product.stop()
+        product.start("--demo")
+        for role in ("web", "receiver", "worker", "demo_pacs"):
+            (first, *below) = product.processes(role)
+            tree = [first, *below, *first.children(recursive=True)]
+            first.kill()
+            wait_until(partial(_all_gone, tree), seconds=10, what=f"the old {role} gone")
+            wait_until(partial(product.processes, role), seconds=30, what=f"a new {role}")
+        product.wait_idle(120)
+        assert product.get("/healthz")
