@@ -42,6 +42,7 @@ from router.services.visibility import (
 
 HOURS = 24
 MARK_IS_LATE = timedelta(minutes=2)
+BACKLOG_IS_LATE = timedelta(minutes=10)
 ARRIVED_LATELY = timedelta(minutes=2)
 ASSOCIATION_IS_LOST = timedelta(minutes=10)
 MOST_ROWS = 50
@@ -168,15 +169,14 @@ def _gaps(user: User) -> Iterable[Attention]:
 
 
 def _stopped(user: User) -> Iterable[Attention]:
-    lanes = Lane.objects.filter(
-        state__in=[LaneState.STOPPED, LaneState.PAUSED],
-        destination__removed=False,
-        destination__enabled=True,
-    )
-    backlog = {row.name: row for row in destinations(user)}
-    for lane in lanes.select_related("destination").order_by("destination__name"):
-        row = backlog[lane.destination.name]
-        yield Attention(lane.state, row.backlog, lane.last_failure_at, row.name, lane.reason)
+    """Destinations that stand still, and those that fail while objects wait for long."""
+    late = clock.now() - BACKLOG_IS_LATE
+    for row in destinations(user):
+        facts = (row.name, row.reason)
+        if row.state in {LaneState.STOPPED, LaneState.PAUSED}:
+            yield Attention(row.state, row.backlog, row.last_failure_at, *facts)
+        elif row.state == LaneState.BACKOFF and row.oldest is not None and row.oldest < late:
+            yield Attention("failing", row.backlog, row.oldest, *facts)
 
 
 def _parked(user: User) -> Iterable[Attention]:

@@ -46,6 +46,7 @@ STATES: dict[str, tuple[str, str]] = {
     "stopped": ("stopped", "hand"),
     "disk-slow": ("disk fills up", "hand"),
     "disk-refuse": ("disk is full", "hand"),
+    "failing": ("does not answer", "hand"),
     "gaps": ("gaps in the ledger", "hand"),
     "paused": ("paused", "pause"),
     "disabled": ("disabled", "x"),
