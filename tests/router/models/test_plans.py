@@ -105,10 +105,7 @@ def _queries(pacs: Destination) -> dict[str, tuple[Explained, str]]:
     leased = JobItem.objects.filter(state=ItemState.LEASED)
     return {
         "undecided marks": (RoutingMark.objects.undecided().oldest_first()[:1000], ""),
-        "marks to be decided": (
-            RoutingMark.objects.due(now).oldest_first()[:500],
-            "mark_undecided",
-        ),
+        "marks to be decided": (RoutingMark.objects.due(now).oldest_first()[:500], ""),
         "is a mark to be decided": (RoutingMark.objects.due(now)[:1], ""),
         "is anything due": (items.due(now).order_by()[:1], "item_"),
         "the oldest due item": (items.due(now).oldest_first()[:1], "item_"),
