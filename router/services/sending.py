@@ -60,6 +60,7 @@ class Line:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._halted = self._halted or error is not None
         # Bytes that still lie in the inbox are found by a query, which opens a connection here.
         self._pool.submit(connections.close_all)
         self._pool.shutdown()
