@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 STAYS = 60.0  # seconds
-LATE = 180.0  # seconds that an item may be due, when its lane is open
+LATE = 180.0  # seconds that an item may be due at an open lane where nothing happens
 PART_IS_OLD = 300.0
 
 _UNDECIDED = """
@@ -26,6 +26,7 @@ SELECT COUNT(*) FROM router_jobitem WHERE state = 'leased' AND lease_until < {st
 _NOBODYS = """
 SELECT COUNT(*) FROM router_jobitem i JOIN router_lane l ON l.destination_id = i.destination_id
 WHERE l.state = 'open' AND (l.last_failure_at IS NULL OR l.last_failure_at < {late})
+AND (l.last_success_at IS NULL OR l.last_success_at < {late})
 AND ((i.state = 'pending' AND i.created_at < {late})
   OR (i.state = 'waiting' AND i.due_at < {late} AND i.created_at < {late}))
 """

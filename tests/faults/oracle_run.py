@@ -321,7 +321,10 @@ class Run:
         while said := self._undone(expected):
             if self._delivered > seen:
                 seen, limit = self._delivered, time.monotonic() + SETTLES
-            assert time.monotonic() < limit, f"nothing delivered for {SETTLES:g} s: {said}"
+            assert time.monotonic() < limit, (
+                f"nothing delivered for {SETTLES:g} s: {said}, storescp died "
+                f"{self.ground.storescp.deaths} times\n{self.ground.product.log()[-3000:]}"
+            )
             for _ in range(10):
                 if self._delivered < FAULTS_UNTIL * len(expected):
                     self._turn()
