@@ -9,15 +9,34 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from bench import processes
 from bench.processes import BenchError
+from tests.ingest import certificates
 
 STORE_SECONDS = 1200
 LUA = "function OnStoredInstance(instanceId, tags, metadata, origin)\n{sends}end\n"
 LUA_SEND = "  SendToModality(instanceId, '{name}')\n"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What a receiver shows its peers, and by whose word they believe it: PEM files."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+def make_tls(folder: Path) -> Tls:
+    """Make a certificate for loopback with an authority of its own."""
+    folder.mkdir(parents=True)
+    ca = certificates.authority(folder)
+    ours = certificates.signed(folder, "receiver", ca)
+    return Tls(ours.certificate, ours.key, ca.certificate)
 
 
 class Receiver(Protocol):
@@ -94,11 +113,13 @@ class Orthanc(Peer):
         as_shipped: bool = False,
         sinks: Sequence[int] = (),
         lua: bool = False,
+        tls: Tls | None = None,
     ) -> None:
         super().__init__(folder, as_shipped=as_shipped)
         self.http_port = processes.free_port()
         self._sinks = {f"sink{n}": ["SINK", "127.0.0.1", port] for n, port in enumerate(sinks)}
         self._lua = lua
+        self._tls = tls
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -145,6 +166,19 @@ class Orthanc(Peer):
             "LuaScripts": scripts,
             "Plugins": [],
             **longest,
+            **self._secured(),
+        }
+
+    def _secured(self) -> dict[str, object]:
+        """The same as ours: TLS for everyone, no certificate asked of the sender."""
+        if self._tls is None:
+            return {}
+        return {
+            "DicomTlsEnabled": True,
+            "DicomTlsCertificate": str(self._tls.certificate),
+            "DicomTlsPrivateKey": str(self._tls.key),
+            "DicomTlsTrustedCertificates": str(self._tls.ca),
+            "DicomTlsRemoteCertificateRequired": False,
         }
 
     def _get(self, path: str) -> Any:  # Any: JSON

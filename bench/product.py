@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from bench import processes, routing
+from bench.peers import Tls
 from bench.processes import BenchError
 
 READY_SECONDS = 90.0
@@ -138,16 +139,28 @@ class Product:
     called = "DICOMROUTER"
 
     def __init__(
-        self, installation: Installation, *, sinks: tuple[int, ...] = (), held: bool = False
+        self,
+        installation: Installation,
+        *,
+        sinks: tuple[int, ...] = (),
+        held: bool = False,
+        tls: Tls | None = None,
     ) -> None:
         self._installation = installation
+        self._tls = tls
         self._sinks, self._held = sinks or (DISCARD,), held or not sinks
         self.child: subprocess.Popen[bytes]
         self.driver: Driver
 
     def __enter__(self) -> Self:
         self.env = self._installation.fresh()
-        self.port = int(self.env["ROUTER_DIMSE_PORT"])
+        if self._tls:
+            self.env |= {
+                "ROUTER_DIMSE_TLS_PORT": str(processes.free_port()),
+                "ROUTER_DIMSE_TLS_CERT": str(self._tls.certificate),
+                "ROUTER_DIMSE_TLS_KEY": str(self._tls.key),
+            }
+        self.port = int(self.env["ROUTER_DIMSE_TLS_PORT" if self._tls else "ROUTER_DIMSE_PORT"])
         log = Path(self.env["ROUTER_DATA_DIR"]).with_suffix(".log")
         with contextlib.ExitStack() as stack:
             stack.callback(self._remove)

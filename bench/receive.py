@@ -4,7 +4,7 @@ import psutil
 
 from bench import machine, objects
 from bench.measure import Bench, used
-from bench.peers import Orthanc, Receiver, Storescp
+from bench.peers import Orthanc, Receiver, Storescp, make_tls
 from bench.processes import BenchError, Usage, watched
 from bench.product import Product
 from bench.sender import Report, send, storescu
@@ -21,6 +21,20 @@ def run(bench: Bench) -> None:
         print(f"  receive {kind}, {associations} association(s)", flush=True)
         for name in bench.interleaved(["ours", *bench.installed("Orthanc", "storescp")]):
             _measure(bench, bench.receiver(name), kind, associations)
+    _run_secure(bench)
+
+
+def _run_secure(bench: Bench) -> None:
+    """Measure `ct` over TLS, 4 associations, with those that offer it to a sender like ours."""
+    tls = make_tls(bench.place("certificates"))
+    print("  receive ct over TLS, 4 associations", flush=True)
+    for name in bench.interleaved(["ours", *bench.installed("Orthanc")]):
+        receiver: Receiver = (
+            Product(bench.installation, tls=tls)
+            if name == "ours"
+            else Orthanc(bench.place("orthanc"), tls=tls)
+        )
+        _measure(bench, receiver, "ct", 4, ca=str(tls.ca))
 
 
 def run_as_shipped(bench: Bench) -> None:
@@ -45,14 +59,14 @@ def _shipped(bench: Bench, name: str) -> Receiver:
     return kind(bench.place(name.lower()), as_shipped=True)
 
 
-def _measure(bench: Bench, peer: Receiver, kind: str, associations: int) -> None:
+def _measure(bench: Bench, peer: Receiver, kind: str, associations: int, *, ca: str = "") -> None:
     sent = bench.objects(kind)
     with peer as receiver:
-        _warm_up(bench, receiver)
+        _warm_up(bench, receiver, ca)
         machine.settle()
         psutil.cpu_percent()
         with watched([receiver.child]) as usage:
-            report = _send(bench, receiver, kind, associations)
+            report = _send(bench, receiver, kind, associations, ca=ca)
             busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
         after = _finish(receiver, report)
         with watched([receiver.child]) as later:
@@ -60,21 +74,23 @@ def _measure(bench: Bench, peer: Receiver, kind: str, associations: int) -> None
     seconds = report.finished - report.started
     value = sent.size / 1e6 / seconds if kind == "big" else report.count / seconds
     details = {**used(usage), "machine_cores": round(busy, 2), "sender_cpu": report.cpu, **after}
-    bench.note(f"receive {kind} {associations}", receiver.name, value, **details)
-    _note_memory(bench, receiver.name, f"{kind} {associations}", later)
+    secure = " tls" if ca else ""
+    bench.note(f"receive {kind}{secure} {associations}", receiver.name, value, **details)
+    if not ca:
+        _note_memory(bench, receiver.name, f"{kind} {associations}", later)
 
 
-def _send(bench: Bench, receiver: Receiver, kind: str, associations: int) -> Report:
+def _send(bench: Bench, receiver: Receiver, kind: str, associations: int, *, ca: str) -> Report:
     shares = bench.objects(kind).shares(associations)
-    report = send(receiver.port, receiver.called, shares, bench.next_run())
+    report = send(receiver.port, receiver.called, shares, bench.next_run(), ca=ca)
     if report.failed:
         raise BenchError(f"{receiver.name} refused {report.failed} objects")
     return report
 
 
-def _warm_up(bench: Bench, receiver: Receiver) -> None:
+def _warm_up(bench: Bench, receiver: Receiver, ca: str) -> None:
     share = [str(path) for path in bench.objects("small").files[:WARM_UP]]
-    send(receiver.port, receiver.called, [share], bench.next_run())
+    send(receiver.port, receiver.called, [share], bench.next_run(), ca=ca)
     if isinstance(receiver, Product):
         receiver.wait_idle()
 

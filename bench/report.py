@@ -64,6 +64,9 @@ TARGETS = (
     ),
     Target("receive `ct`, 1 association", "receive ct 1", "inst/s", "storescp", 0.35, 0.6),
     Target("receive `ct`, 4 associations", "receive ct 4", "inst/s", "storescp", 0.8, 1.1),
+    Target(
+        "receive `ct` over TLS, 4 associations", "receive ct tls 4", "inst/s", "Orthanc", 1.3, 2
+    ),
     Target("receive `big`", "receive big 1", "MB/s", "Orthanc"),
     Target("receive `big`", "receive big 1", "MB/s", "storescp"),
     Target("forward `ct`, 1 association", "forward ct", "inst/s", "dcmsend", 0.9, 1.5),

@@ -6,6 +6,7 @@ object after the other (each waits for its answer, as modalities do) and prints 
 """
 
 import json
+import ssl
 import struct
 import subprocess
 import sys
@@ -31,6 +32,7 @@ class Task:
     called: str
     files: list[str]
     run: int
+    ca: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,12 @@ class Report:
     cpu: float
 
 
-def send(port: int, called: str, shares: Sequence[list[str]], run: int) -> Report:
-    """Send over as many associations at once as there are shares; return all taken together."""
-    senders = [Sender(Task(port, called, share, run)) for share in shares if share]
+def send(port: int, called: str, shares: Sequence[list[str]], run: int, *, ca: str = "") -> Report:
+    """Send over as many associations at once as there are shares; return all taken together.
+
+    With `ca`, the file of an authority, over TLS.
+    """
+    senders = [Sender(Task(port, called, share, run, ca)) for share in shares if share]
     try:
         for sender in senders:
             sender.wait_ready()
@@ -178,6 +183,7 @@ def main() -> None:
     pairs = dict.fromkeys((item.sop_class_uid, item.transfer_syntax) for item in items)
     contexts = [(uid, [syntax]) for uid, syntax in pairs]
     names: dict[str, Any] = {"called_ae": task.called, "calling_ae": CALLING}  # Any: keywords
+    names["tls"] = ssl.create_default_context(cafile=task.ca) if task.ca else None
     with RawAssociation("127.0.0.1", task.port, contexts=contexts, timeout=300, **names) as assoc:
         messages = [pdus(assoc, item, n % 0xFFFF + 1) for n, item in enumerate(items)]
         del items
