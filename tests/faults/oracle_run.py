@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,8 @@ STUDY_SIZE = 40
 MODALITIES_AT_ONCE = 3
 SETTLES = 180.0  # seconds without any progress
 PAUSES = (2.0, 8.0)
+MOST_DEATHS = 30
+SYSTEM = "/usr/bin:/usr/local/bin"  # pynetdicom brings a program of the same name
 FAULTS_UNTIL = 0.9  # of the pairs are delivered
 LONGEST = 10.0  # seconds that a far end is away
 
@@ -212,7 +215,8 @@ class Storescp:
         return self
 
     def _start(self) -> None:
-        command = ["storescp", "+B", "--fork", "--output-directory", str(self._folder)]
+        program = shutil.which("storescp", path=SYSTEM) or "storescp of DCMTK is not installed"
+        command = [program, "+B", "--fork", "--output-directory", str(self._folder)]
         self._process = subprocess.Popen(
             [*command, str(self.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -221,6 +225,7 @@ class Storescp:
         """Start it again: it ends when an association request is cut short."""
         if self._process.poll() is not None:
             self.deaths += 1
+            assert self.deaths < MOST_DEATHS, "storescp does not stay alive"
             self._start()
 
     def __exit__(self, *_: object) -> None:
