@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 # Events of the upper layer's state machine (PS3.8 Table 9-10).
 TRANSPORT_CLOSED, INVALID_PDU = "Evt17", "Evt19"
-# States in which the next step is ours: the connection is to be indicated, the request is to be
-# answered. What a peer sends ahead of that waits in the socket.
-_OUR_TURN = frozenset({"Sta1", "Sta3"})
+# States in which the next step is ours: to indicate the connection, to answer a request or a
+# release. What a peer sends ahead of that waits in the socket.
+_OUR_TURN = frozenset({"Sta1", "Sta3", "Sta8"})
 PARKED_SECONDS = 1.0
 DRAIN_SECONDS = 1.0
 DRAIN_BYTES = 64 << 10
@@ -119,13 +119,12 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]  # as above
             request, self._request = self._request, b""
             self._deliver(request)
             return True
-        if self.state_machine.current_state in _OUR_TURN:
+        # What has happened counts before what may be read: an acceptance that failed to leave
+        # closes the socket, a release is to be answered.
+        if self.state_machine.current_state in _OUR_TURN or not self.event_queue.empty():
             return False
-        # Lent from the moment this thread enters Sta6, so no P-DATA is ever read twice; but not
-        # when our acceptance failed to leave: that event closes the socket.
+        # Lent from the moment this thread enters Sta6, so no P-DATA is ever read twice.
         if self._lends and self.state_machine.current_state == "Sta6":
-            if not self.event_queue.empty():
-                return False
             self._lent.set()
             self._wake.wait(PARKED_SECONDS)
             self._wake.clear()

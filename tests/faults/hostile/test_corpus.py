@@ -10,8 +10,9 @@ import pytest
 from tests.faults.hostile.attack import play
 from tests.faults.hostile.corpus import PROBES, RQ, Probe
 from tests.faults.hostile.mutation import Sequence
-from tests.faults.hostile.sessions import pdata, pdv, store
+from tests.faults.hostile.sessions import RECORDED, pdata, pdv, store
 from tests.faults.hostile.target import HOST, Target, attacked
+from tests.senders import RELEASE_RQ
 
 PATIENCE = {"pdu_seconds": 0.5, "request_seconds": 0.5, "idle_seconds": 0.5}
 
@@ -84,3 +85,11 @@ def test_peers_gone_before_our_acceptance_leave_no_traceback(target: Target) -> 
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert target.is_healthy()
     assert target.errors() == ""
+
+
+@pytest.mark.parametrize("more", [b"", b"\x09\x00\x00\x00\x00\x04" + bytes(4)])
+def test_a_release_is_answered_before_what_lies_behind_it(target: Target, more: bytes) -> None:
+    """The upper layer read on, and took its own answer for an event without a rule."""
+    pdus = (*RECORDED["echo"][:-1], RELEASE_RQ + more)
+    assert play(target.port, Sequence("", pdus)) == "2-6"
+    assert target.confused() == {}

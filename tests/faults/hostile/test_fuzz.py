@@ -18,7 +18,7 @@ def test_broken_sessions_do_no_harm(tmp_path: Path) -> None:
         findings = attack(target, sequences, weighs=False)
     assert findings.problems == []
     assert findings.sequences == SEQUENCES
-    assert findings.answers["2-4"] > 0  # some get as far as an answer
+    assert findings.answers["2-4"] + findings.answers["2-6"] > 0  # some get as far as an answer
 
 
 def test_a_seed_gives_the_same_sequence_for_ever() -> None:
