@@ -35,7 +35,7 @@ from tests.faults.postgres import PostgreSQL
 from tests.faults.proxy import FaultProxy
 from tests.faults.site import FOLDER, Background, Site
 from tests.oracle import Pair, destinations_of
-from tests.product import AE_TITLE, HOST, Config, free_port
+from tests.product import AE_TITLE, HOST, Config, free_port, wait_until
 from tests.proof.delivered import data_set, folder_destination
 from tests.proof.objects import CT, EXPLICIT_LITTLE, dataset, new_uid, raw
 from tests.proof.test_orthanc import Orthanc
@@ -241,6 +241,21 @@ class Storescp:
         return found
 
 
+class PatientOrthanc(Orthanc):
+    """Orthanc, which takes its time on a machine that is busy."""
+
+    def __enter__(self) -> "PatientOrthanc":
+        try:
+            super().__enter__()
+        except AssertionError:
+            try:
+                wait_until(self._answers, seconds=120, what="Orthanc")
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+
 class Ground(Site):
     """A site with two sinks, two peers behind proxies, and a folder."""
 
@@ -248,7 +263,7 @@ class Ground(Site):
         super().__init__(folder, server=server)
         self.far = {name: Far(name, [*CLASSES.values()]) for name in SINKS}
         self.storescp = Storescp(folder / "storescp")
-        self.orthanc = Orthanc(folder / "orthanc", router_port=self.product.port)
+        self.orthanc = PatientOrthanc(folder / "orthanc", router_port=self.product.port)
         self.lines: dict[str, FaultProxy] = {}
         self.chance = chance
         self.config: Config = {}
