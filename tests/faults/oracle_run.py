@@ -249,10 +249,12 @@ class PatientOrthanc(Orthanc):
             super().__enter__()
         except AssertionError:
             try:
+                assert self._process.poll() is None, "Orthanc ended"
                 wait_until(self._answers, seconds=120, what="Orthanc")
-            except BaseException:
+            except BaseException as error:
                 self.__exit__()
-                raise
+                said = (self._folder / "log").read_text()[-800:]
+                raise AssertionError(f"{error}; it said {said}") from error
         return self
 
 
