@@ -7,7 +7,7 @@ nothing. It never raises for trouble on the network: trouble is a `Result`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
 from router.destinations.form import DestinationForm
 from router.destinations.outcomes import Outcome
@@ -18,6 +18,9 @@ Settings = Mapping[str, object]
 
 Lane = Literal["transport", "configuration"]
 """Why a whole destination could not be used: it cannot be reached, or it refuses us for good."""
+
+Presence = Literal["present", "absent", "different", "unknown"]
+"""What a far end says of an object that it took before."""
 
 STALL_SECONDS = 30.0
 SLOWEST_BYTES_PER_SECOND = 64 * 1024
@@ -128,6 +131,33 @@ class Sender(Protocol):
 
     def verify(self) -> Verification:
         """Try the destination without sending an object to it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What the far end says of one item that was delivered before; nothing is sent to ask it.
+
+    `present`: it holds the object, as far as it can tell (`detail` says how that was seen).
+    `absent`: it answers that it does not. `different`: it holds another object in its place.
+    `unknown`: it could not be asked, or its answer says nothing. `detail` is a sentence for the
+    screen, without patient data.
+    """
+
+    item_id: int
+    state: Presence
+    detail: str
+
+
+@runtime_checkable
+class Confirming(Protocol):
+    """A sender that can ask the far end whether it still has what it took (grade `verified`)."""
+
+    def confirm(self, items: Sequence[Outgoing], context: Context) -> Iterator[Confirmation]:
+        """Ask for `items`, yielding exactly one answer for each; never raises for the network.
+
+        An item is given as it left: its hash and transfer syntax are those of the bytes sent.
+        """
         ...
 
 
