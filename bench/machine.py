@@ -86,9 +86,9 @@ def settle() -> None:
     """
     os.sync()
     time.sleep(0.2)
-    with mmap.mmap(-1, TOUCHED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        with contextlib.suppress(OSError):  # an older kernel: cold memory, as it is
-            memory.madvise(MADV_POPULATE_WRITE)
+    memory = mmap.mmap(-1, TOUCHED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with memory, contextlib.suppress(OSError):  # an older kernel: cold memory, as it is
+        memory.madvise(MADV_POPULATE_WRITE)
 
 
 def _flush_rate(folder: Path, block: bytes, count: int) -> float:
