@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     CONFIGURATION = "configuration"  # the agreement with the peer is at fault: parked, lane stopped
     UNKNOWN = "unknown"  # cut after the last byte left and before the answer came
     NOT_SENT = "not_sent"  # never begun; costs no attempt
+    EXCLUDED = "excluded"  # must not leave by the destination's settings: cancelled, for good
 
 
 STATUS_OUTCOMES = frozenset(
@@ -55,12 +56,23 @@ TABLE: Overrides = {
     "0211": Outcome.CONFIGURATION,
     "0212": Outcome.DATA_ERROR,
     "0213": Outcome.RETRY,
+    "03xx": Outcome.CONFIGURATION,
+    "04xx": Outcome.DATA_ERROR,
+    "0401": Outcome.CONFIGURATION,
+    "0403": Outcome.CONFIGURATION,
+    "0407": Outcome.CONFIGURATION,
+    "0408": Outcome.RETRY,
+    "0425": Outcome.RETRY,
+    "0429": Outcome.RETRY,
+    "05xx": Outcome.RETRY,
     "A7xx": Outcome.RETRY,
     "A9xx": Outcome.DATA_ERROR,
     "Bxxx": Outcome.WARNING,
     "Cxxx": Outcome.FEW_TRIES,
 }
-"""PS3.4 Table B.2-1 and PS3.7 Annex C; `x` stands for any digit. What is not here: few tries."""
+"""PS3.4 Table B.2-1 and PS3.7 Annex C; `x` stands for any digit. What is not here: few tries.
+
+03xx to 05xx are HTTP statuses as `http_status` writes them (DIMSE has none there)."""
 
 MEANINGS: Mapping[str, str] = {
     "0000": "success",
@@ -116,11 +128,19 @@ def classify(status: int, overrides: Overrides | None = None) -> Outcome:
 
     In each, the pattern with fewer `x` wins.
     """
-    for table in (overrides or {}, TABLE):
-        found = _look_up(table, status)
-        if found is not None:
-            return Outcome(found)
-    return Outcome.FEW_TRIES
+    found = overridden(status, overrides or {}) or overridden(status, TABLE)
+    return found or Outcome.FEW_TRIES
+
+
+def overridden(status: int, table: Overrides) -> Outcome | None:
+    """Return what `table` says of a status, None if it says nothing."""
+    found = _look_up(table, status)
+    return None if found is None else Outcome(found)
+
+
+def http_status(status: int) -> int:
+    """Return an HTTP `status` as tables, ledger and screen write it: 503 is 0503."""
+    return int(f"{status:d}", 16)
 
 
 def status_sentence(status: int, *, peer: str, offending: tuple[str, ...] = ()) -> str:

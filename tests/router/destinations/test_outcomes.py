@@ -6,6 +6,7 @@ from router.destinations.outcomes import (
     TABLE,
     Outcome,
     classify,
+    http_status,
     is_lasting,
     rejection_sentence,
     status_sentence,
@@ -30,6 +31,18 @@ EXPECTED = {
     0x0211: "configuration",
     0x0212: "data_error",
     0x0213: "retry",
+    0x0301: "configuration",
+    0x0307: "configuration",
+    0x0400: "data_error",
+    0x0401: "configuration",
+    0x0403: "configuration",
+    0x0407: "configuration",
+    0x0408: "retry",
+    0x0413: "data_error",
+    0x0425: "retry",
+    0x0429: "retry",
+    0x0500: "retry",
+    0x0503: "retry",
     0xA700: "retry",
     0xA7FF: "retry",
     0xA900: "data_error",
@@ -48,6 +61,11 @@ EXPECTED = {
 @pytest.mark.parametrize(("status", "outcome"), EXPECTED.items())
 def test_table(status: int, outcome: str) -> None:
     assert classify(status) == Outcome(outcome)
+
+
+def test_an_http_status_keeps_its_digits() -> None:
+    assert [f"{http_status(status):04X}" for status in (200, 404, 503)] == ["0200", "0404", "0503"]
+    assert classify(http_status(503), {"05xx": "data_error"}) == Outcome.DATA_ERROR
 
 
 def test_every_row_of_the_table_is_written_down_here() -> None:
