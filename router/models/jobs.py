@@ -10,6 +10,10 @@ from django.db import models
 from django.db.models import F, Q
 
 
+SEPARATOR = ", "
+"""Between the names of rules that chose one destination; no name holds it."""
+
+
 class DecisionOutcome(models.TextChoices):
     """What was decided for a group of instances."""
 
@@ -31,7 +35,9 @@ class Decision(models.Model):
     """Why a group of instances of one study goes where it goes.
 
     ``explanation`` lists every rule in the order tried, with its outcome and the first deciding
-    condition and the value seen (``dicom.rules.Outcome.as_dict``).
+    condition and the value seen (``dicom.rules.Outcome.as_dict``). ``destinations`` maps the name
+    of each destination chosen to the rule that chose it, or to several that send there under
+    different transforms.
     """
 
     study = models.ForeignKey("Study", on_delete=models.PROTECT, related_name="decisions")
@@ -55,6 +61,11 @@ class Decision(models.Model):
 
     def __str__(self) -> str:
         return f"decision {self.pk}: {self.outcome}"
+
+    def rules_to(self, destination: str) -> tuple[str, ...]:
+        """Return the rules that chose a destination, none when it was not chosen."""
+        named: str = self.destinations.get(destination, "")
+        return tuple(named.split(SEPARATOR)) if named else ()
 
 
 class QuietTimer(models.Model):

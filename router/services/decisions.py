@@ -30,6 +30,7 @@ from router.models import (
     Unmatched,
 )
 from router.models.batches import Insert, Row, reserve
+from router.models.jobs import SEPARATOR
 from router.services import archive, clock
 
 log = logging.getLogger(__name__)
@@ -234,13 +235,14 @@ class Ruling:
         """The study the group belongs to."""
         return self.group.arrivals[0].study_id
 
-    def choices(self) -> dict[str, RuleSpec]:
-        """Return the destinations chosen, each with the first rule that sends there."""
-        chosen: dict[str, RuleSpec] = {}
+    def choices(self) -> list[tuple[str, RuleSpec]]:
+        """Return each destination with the first rule that sends there under one transform; under
+        two transforms it is chosen twice."""
+        chosen: dict[tuple[str, str], RuleSpec] = {}
         for spec in self.acting:
             for name in spec.send:
-                chosen.setdefault(name, spec)
-        return chosen
+                chosen.setdefault((name, spec.transform or ""), spec)
+        return [(name, spec) for (name, _transform), spec in chosen.items()]
 
 
 @dataclass(frozen=True)
@@ -284,7 +286,7 @@ _Taken = tuple[_Destinations, set[tuple[int, int, str]]]
 
 def _taken(rulings: Sequence[Ruling]) -> _Taken:
     """Return the destinations by name, and the pairs that an earlier decision has chosen."""
-    names = {name for ruling in rulings for name in ruling.choices()}
+    names = {name for ruling in rulings for name, _spec in ruling.choices()}
     if not names:
         return {}, set()
     rows = Destination.objects.in_bulk(list(names), field_name="name")
@@ -308,7 +310,7 @@ def _choices(ruling: Ruling, taken: _Taken) -> list[_Choice]:
                 if (rows[name].pk, one.instance, spec.transform or "") not in pairs
             ),
         )
-        for name, spec in ruling.choices().items()
+        for name, spec in ruling.choices()
     ]
 
 
@@ -319,11 +321,18 @@ def _decision(pk: int, ruling: Ruling, chosen: Sequence[_Choice], config: Config
     return (
         *(pk, ruling.study_id, config.revision, ruling.phase.value, outcome.value),
         ruling.group.explanation,
-        _json({choice.destination.name: choice.spec.name for choice in chosen}),
+        _json(_rules_by_destination(chosen)),
         *(problem, count, count * len(chosen)),
         sum(count - len(choice.fresh) for choice in chosen),
         clock.now(),
     )
+
+
+def _rules_by_destination(chosen: Sequence[_Choice]) -> dict[str, str]:
+    rules: dict[str, list[str]] = {}
+    for choice in chosen:
+        rules.setdefault(choice.destination.name, []).append(choice.spec.name)
+    return {name: SEPARATOR.join(names) for name, names in rules.items()}
 
 
 def _outcome(config: Configuration, *, routed: bool, waits: bool, problem: str) -> DecisionOutcome:

@@ -187,7 +187,10 @@ def _decisions(study: Study, user: User) -> Iterable[Decided]:
         explained = explanation(decision, user)
         by_rule = {one.rule: one for one in explained}
         chosen = tuple(
-            (name, by_rule[rule]) for name, rule in decision.destinations.items() if rule in by_rule
+            (name, by_rule[rule])
+            for name in decision.destinations
+            for rule in decision.rules_to(name)
+            if rule in by_rule
         )
         acting = {one.rule for _name, one in chosen}
         refusing = tuple(one for one in explained if one.rule not in acting)
@@ -299,9 +302,9 @@ def why_not(study: Study, destination: Destination, user: User) -> WhyNot:
     lines: list[Explained] = []
     chosen = False
     for decision in Decision.objects.filter(study=study).order_by("created_at", "pk")[:MOST_ROWS]:
-        acted = decision.destinations.get(destination.name)
-        chosen = chosen or acted is not None
-        wanted = naming | ({acted} if acted else set())
+        acted = decision.rules_to(destination.name)
+        chosen = chosen or bool(acted)
+        wanted = naming.union(acted)
         lines += [one for one in explanation(decision, user) if one.rule in wanted]
     distinct = tuple(dict.fromkeys(lines))
     return WhyNot(

@@ -139,6 +139,24 @@ def test_two_rules_to_one_destination_send_once(site: Site) -> None:
     _balanced()
 
 
+def test_two_rules_to_one_destination_under_two_transforms_send_twice(site: Site) -> None:
+    factories.rule("first", send=["pacs"], priority=1, transform="whole")
+    factories.rule("again", send=["pacs"], priority=2, transform="whole")
+    factories.rule("second", send=["pacs"], priority=3, transform="anonymous")
+    (row,) = _arrive(site, 1)
+    chosen = JobItem.objects.values_list("destination__name", "transform", "job__rule")
+    assert set(chosen) == {("pacs", "whole", "first"), ("pacs", "anonymous", "second")}
+    decision = Decision.objects.get()
+    assert decision.rules_to("pacs") == ("first", "second")
+    assert (decision.chosen_count, decision.joined_count) == (2, 0)
+    _balanced()
+    routing.reconsider([row.pk])
+    routing.route_batch()
+    last = Decision.objects.latest("pk")
+    assert (last.chosen_count, last.joined_count, JobItem.objects.count()) == (2, 2, 2)
+    _balanced()
+
+
 def test_a_pair_chosen_earlier_is_joined(site: Site) -> None:
     factories.rule("all", send=["pacs"])
     rows = _arrive(site, 1, 2)
