@@ -6,6 +6,7 @@ no finding. Nothing of the product is imported.
 
 import sqlite3
 import time
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -84,11 +85,13 @@ class Invariants:
         return sum(modified < moment for modified in self._files(pattern))
 
     def _files(self, pattern: str) -> Iterator[float]:
-        for path in (self._data_dir / "spool/inbox").glob(pattern):
-            try:
-                yield path.stat().st_mtime
-            except FileNotFoundError:
-                continue
+        """When the files were changed that are there now; inboxes come and go while one looks."""
+        folder, name = pattern.split("/")
+        for inbox in (self._data_dir / "spool/inbox").glob(folder):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                for path in inbox.glob(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        yield path.stat().st_mtime
 
     def _ask(self, queries: Sequence[str]) -> list[int]:
         now = datetime.now(UTC)

@@ -237,9 +237,9 @@ class Site:
 
     def is_settled(self) -> bool:
         """Whether everything owed has arrived and the ledger has nothing left to do."""
-        if any((self.product.data_dir / "spool/inbox").glob("*/*.dcm")):
-            return False
-        try:
+        try:  # inboxes come and go while one looks: not settled yet
+            if any((self.product.data_dir / "spool/inbox").glob("*/*.dcm")):
+                return False
             if not self.ledger.may_be_settled(len(self.books.acknowledged)):
                 return False
             return not self.missing() and self.ledger.read().is_settled
