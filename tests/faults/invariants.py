@@ -4,9 +4,9 @@ Each rule is about something that has stayed for longer than it may, so a health
 no finding. Nothing of the product is imported.
 """
 
+import contextlib
 import sqlite3
 import time
-import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
