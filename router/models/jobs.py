@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from django.db import models
 from django.db.models import F, Q
 
-
 SEPARATOR = ", "
 """Between the names of rules that chose one destination; no name holds it."""
 

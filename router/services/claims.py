@@ -118,7 +118,7 @@ def claim(destination: Destination, slot: LaneSlot, *, beside: bool = False) -> 
     """
     active = Destination.objects.active().select_related("version", "lane")
     fresh = active.filter(pk=destination.pk).first()
-    if fresh is None or not lanes.may_run(fresh):
+    if fresh is None or not lanes.admits(fresh, slot.number):
         return None
     now = clock.now()
     due = JobItem.objects.filter(destination=fresh).due(now).oldest_first()

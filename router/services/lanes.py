@@ -46,18 +46,28 @@ def may_run(destination: Destination) -> bool:
     )
 
 
+def admits(destination: Destination, slot_number: int) -> bool:
+    """Tell whether a slot may claim now; of a lane that failed only the first one probes, so that a
+    dead destination costs one connection for each pause however wide its lane is."""
+    return may_run(destination) and (slot_number == 0 or not destination.lane.failures)
+
+
 def update(destination: Destination, results: Sequence[Result], *, delivered: bool) -> None:
-    """Back off or stop the lane of a destination that failed as a whole; open it on success."""
+    """Back off or stop the lane of a destination that failed as a whole; open it once it answers.
+
+    An answer that refuses one object says that the far end is there, as a success does.
+    """
     lane = Lane.objects.filter(destination=destination)
     failed = next((result for result in results if result.lane is not None), None)
     now = clock.now()
     if failed is not None:
         _fail_lane(destination, failed, now)
-    elif delivered:
+    elif delivered or any(result.status is not None for result in results):
         recovered = lane.exclude(failures=0, state=LaneState.OPEN)
         recovered = recovered.filter(state__in=[LaneState.OPEN, LaneState.BACKOFF])
         if recovered.update(state=LaneState.OPEN, failures=0, resume_at=None, reason=""):
             _wake_waiting(destination, now)
+    if delivered and failed is None:
         assert destination.version is not None  # noqa: S101 - drain() has checked
         lane.update(last_success_at=now, verified_endpoint=destination.version.endpoint)
 

@@ -29,7 +29,7 @@ from router.models import (
 from router.services import claims, clock, delivery, jobs, reckoning
 from router.services.actors import SYSTEM
 from tests import deliveries
-from tests.sinks import Script, Sink
+from tests.sinks import RawSink, Script, Sink
 
 S = ItemState
 A = AttemptOutcome
@@ -90,6 +90,32 @@ def _balance() -> list[tuple[str, str]]:
 def _counted(kind: CounterKind) -> list[tuple[str, str, str, int, int]]:
     rows = HourCount.objects.filter(kind=kind).order_by("destination", "modality")
     return list(rows.values_list("modality", "source", "destination", "objects_count", "bytes"))
+
+
+# --- a destination that is dead for long -----------------------------------------------------
+def test_a_dead_destination_costs_one_connection_a_pause_and_drains_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    with RawSink(lambda _connection: None) as dead:
+        pacs = deliveries.node(dead.settings, ae_title="SINK", associations=3)
+        items = deliveries.chosen(pacs, tmp_path, 110)
+        _drain(pacs)
+        first = dead.connections
+        for probe in range(1, 5):
+            resume = _lane(pacs).resume_at
+            assert resume is not None
+            with clock.shifted(resume - clock.now() + SECOND):
+                for slot in (2, 1, 0, 2, 1, 0):
+                    _drain(pacs, slot)
+            assert (dead.connections - first, _lane(pacs).failures) == (probe, probe + 1)
+        assert [_again(item).tries for item in items] == [0] * 110
+    again = Sink()
+    again.port = dead.port
+    with again, clock.shifted(86_400 * SECOND):
+        assert _drain(pacs) == 110
+    assert len(again.hashes()) == 110
+    assert _lane(pacs).state == LaneState.OPEN
+    assert _balance() == []
 
 
 # --- what an answer means --------------------------------------------------------------------

@@ -103,6 +103,27 @@ def test_a_success_opens_only_what_backed_off(state: LaneState, after: LaneState
     assert (lane.last_success_at is not None, lane.verified_endpoint) == (True, row.endpoint)
 
 
+def test_an_answer_that_refuses_an_object_opens_what_backed_off() -> None:
+    row = _destination(state=LaneState.BACKOFF, failures=3)
+    later = clock.now() + 60 * MINUTE
+    factories.item(factories.job(destination=row), state=ItemState.WAITING, due_at=later)
+    refused = Result(1, Outcome.DATA_ERROR, "It does not match.", status=0xA900)
+    lanes.update(row, [refused], delivered=False)
+    lane = Lane.objects.get()
+    assert (lane.state, lane.failures, lane.verified_endpoint) == (LaneState.OPEN, 0, 0)
+    assert lane.last_success_at is None
+    assert JobItem.objects.due(clock.now()).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("failures", "number", "admitted"), [(0, 0, True), (0, 2, True), (3, 0, True), (3, 1, False)]
+)
+def test_only_the_first_slot_probes(failures: int, number: int, admitted: bool) -> None:
+    past = clock.now() - MINUTE
+    row = _destination(state=LaneState.BACKOFF, failures=failures, resume_at=past)
+    assert lanes.admits(row, number) is admitted
+
+
 def test_the_first_success_wakes_what_waits_for_this_destination_only() -> None:
     row, other = _destination(state=LaneState.BACKOFF, failures=1), _destination()
     later = clock.now() + 60 * MINUTE
