@@ -14,7 +14,18 @@ from pytest_django import Settings
 from router import storage
 from router.destinations import KINDS
 from router.dicom import part10
-from router.models import Destination, Instance, JobItem, Series
+from router.models import (
+    Attempt,
+    CounterKind,
+    Destination,
+    Instance,
+    JobItem,
+    Receipt,
+    ReceiptOutcome,
+    Series,
+)
+from router.services import recount
+from router.services.counters import Tally
 from tests import factories
 from tests.receivers import make_object
 
@@ -63,8 +74,9 @@ def stored(series: Series, folder: Path, **fields: Any) -> Instance:
     part = folder / f"{row.file_id}.part"
     part.write_bytes(meta + made.data)
     storage.objects().place([(part, row.location)])
-    factories.receipt(row)
+    receipt = factories.receipt(row)
     _count(series)
+    tally(receipt, modality=series.modality)
     return row
 
 
@@ -76,6 +88,26 @@ def _count(series: Series) -> None:
     series.study.save(update_fields=["instances_count", "bytes"])
     series.instances_count = current.filter(series=series).count()
     series.save(update_fields=["instances_count"])
+
+
+def tally(receipt: Receipt, *, modality: str = "CT") -> None:
+    """Count a receipt in its hour, as indexing does."""
+    counts = Tally()
+    kind = recount.COUNTED[ReceiptOutcome(receipt.outcome)]
+    source = receipt.association.source
+    counts.add(receipt.received_at, kind, size=receipt.size, modality=modality, source=source)
+    counts.write()
+
+
+def arrived(item: JobItem, **fields: Any) -> Attempt:
+    """Make the attempt that delivered an item, and count it in its hour."""
+    attempt = factories.attempt(item, **fields)
+    assert attempt.ended_at is not None
+    counts = Tally()
+    kind, to = CounterKind.DELIVERED, item.destination.name
+    counts.add(attempt.ended_at, kind, size=item.size, modality="CT", source="ct-1", destination=to)
+    counts.write()
+    return attempt
 
 
 def chosen(

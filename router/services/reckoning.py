@@ -1,7 +1,8 @@
 """The reckoning: recount the ledger from files, rows and attempts, and name every gap.
 
 Objects: acknowledged = inbox + current + versions + quarantined + identical duplicates + purged.
-Pairs: chosen by decisions = items, in whatever state. Refuses to repair: it only finds.
+Pairs: chosen by decisions = items, in whatever state. Hours: what was counted = receipts and
+attempts. Refuses to repair: it only finds.
 """
 
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 
 from django.db import connection, transaction
 from django.db.models import (
@@ -46,7 +48,7 @@ from router.models import (
     Study,
 )
 from router.models.studies import InstanceQuerySet
-from router.services import archive, audit, clock, stocktaking
+from router.services import archive, audit, clock, recount, stocktaking
 from router.services.actors import SYSTEM
 
 NIGHT = 2
@@ -100,6 +102,7 @@ def reckon(*, deep: bool = False) -> Reckoning:
         _pairs(found)
         _attempts(found)
         _studies(found)
+        _hours(found)
     _files(found, deep=deep)
     return found
 
@@ -232,6 +235,12 @@ def _recounted(
     rows = kind._default_manager.annotate(counted=Coalesce(counted, 0))
     wrong = rows.exclude(Exact(F("counted"), F(column)))
     yield from wrong.values_list(f"{parent}_instance_uid", column, "counted")[:100]
+
+
+def _hours(found: Reckoning) -> None:
+    """The counts by hour are those of receipts and attempts."""
+    for difference in islice(recount.differences(), 100):
+        found.gap("counts", difference)
 
 
 def reckon_and_keep() -> LedgerCheck:

@@ -1,6 +1,7 @@
 """Write what became of items: delivered, tried again or parked, where the lease is ours."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from django.db import connection, transaction
 from django.db.models import F
@@ -56,20 +57,21 @@ def finish(claim: Claim, results: Sequence[Result]) -> int:
     """
     done = [result for result in results if result.outcome in _DONE]
     failed = [result for result in results if result.outcome not in _DONE]
-    count = _finish_delivered(claim, done)
+    now = clock.now()
+    count = _finish_delivered(claim, done, now=now)
     count += sum(_finish_failed(claim, result) for result in failed)
-    _end_attempts(claim, results)
+    _end_attempts(claim, results, now=now)
     crashpoints.reach("deliver.before_lane")
     lanes.update(claim.destination, results, delivered=bool(done))
     crashpoints.reach("deliver.before_commit")
     return count
 
 
-def _finish_delivered(claim: Claim, results: Sequence[Result]) -> int:
+def _finish_delivered(claim: Claim, results: Sequence[Result], *, now: datetime) -> int:
     """Write what arrived; return how many items were still ours."""
     if not results:
         return 0
-    now, tally = clock.now(), Tally()
+    tally = Tally()
     mine = JobItem.objects.filter(pk__in=[r.item_id for r in results]).leased_by(claim.owner)
     ids = set(mine.select_for_update().values_list("pk", flat=True))
     ours = [result for result in results if result.item_id in ids]
@@ -138,8 +140,9 @@ def _refusals(claim: Claim, item: Held) -> int:
     return found.count(Outcome.FEW_TRIES)
 
 
-def _end_attempts(claim: Claim, results: Sequence[Result]) -> None:
-    moment = connection.ops.adapt_datetimefield_value(clock.now())
+def _end_attempts(claim: Claim, results: Sequence[Result], *, now: datetime) -> None:
+    """End the attempts at the moment at which the deliveries are counted."""
+    moment = connection.ops.adapt_datetimefield_value(now)
     rows = [
         (
             moment,

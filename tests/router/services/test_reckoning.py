@@ -6,13 +6,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.db.models import F
 from pytest_django.fixtures import Settings
 
 from router import storage
 from router.models import (
     Attempt,
     AttemptOutcome,
+    CounterKind,
     Decision,
+    HourCount,
     Instance,
     ItemState,
     JobItem,
@@ -50,7 +53,7 @@ def ledger(settings: Settings, tmp_path: Path) -> Ledger:
     objects = deliveries.fresh_storage(settings, tmp_path)
     items = deliveries.chosen(factories.destination(), tmp_path, 3, state=ItemState.DELIVERED)
     for item in items:
-        factories.attempt(item)
+        deliveries.arrived(item)
     return Ledger(objects, items)
 
 
@@ -139,22 +142,47 @@ def _wrong_series_count(ledger: Ledger) -> None:
     Series.objects.update(instances_count=2)
 
 
+def _miscounted_arrivals(_ledger: Ledger) -> None:
+    HourCount.objects.filter(kind=CounterKind.RECEIVED).update(objects_count=2)
+
+
+def _miscounted_bytes(_ledger: Ledger) -> None:
+    HourCount.objects.filter(kind=CounterKind.DELIVERED).update(bytes=1)
+
+
+def _counted_in_another_hour(_ledger: Ledger) -> None:
+    delivered = HourCount.objects.filter(kind=CounterKind.DELIVERED)
+    delivered.update(hour=F("hour") - timedelta(hours=1))
+
+
+def _counted_for_another_source(_ledger: Ledger) -> None:
+    HourCount.objects.filter(kind=CounterKind.RECEIVED).update(source="mr-1")
+
+
 PLANTED: dict[str, tuple[Callable[[Ledger], object], set[str], str]] = {
     "a deleted file": (lambda ledger: ledger.path.unlink(), {"files"}, "has no file"),
     "a longer file": (_grow, {"files"}, "bytes, not"),
     "a shorter file": (_shrink, {"files"}, "bytes, not"),
     "a file of nobody": (_stranger, {"files"}, "has no row"),
-    "a lost row": (_lost_row, {"objects", "files", "pairs", "studies"}, "no object row"),
-    "an object without receipt": (_without_receipt, {"objects"}, "has no receipt"),
+    "a lost row": (_lost_row, {"objects", "files", "pairs", "studies", "counts"}, "no object row"),
+    "an object without receipt": (_without_receipt, {"objects", "counts"}, "has no receipt"),
     "an unmarked object": (_unmarked, {"decisions"}, "never marked"),
     "an undecided mark": (_undecided, {"decisions"}, "wait for a decision"),
-    "a missing item": (_missing_item, {"pairs"}, "chose 3, 2 items"),
+    "a missing item": (_missing_item, {"pairs", "counts"}, "chose 3, 2 items"),
     "items of the wrong decision": (_swapped_items, {"pairs"}, "chose 0, 1 items"),
-    "a delivery without attempt": (_no_attempt, {"attempts"}, "no attempt says so"),
-    "a delivery that was refused": (_only_a_failed_attempt, {"attempts"}, "no attempt says so"),
+    "a delivery without attempt": (_no_attempt, {"attempts", "counts"}, "no attempt says so"),
+    "a delivery that was refused": (
+        _only_a_failed_attempt,
+        {"attempts", "counts"},
+        "no attempt says so",
+    ),
     "an attempt that hangs": (_hanging_attempt, {"attempts"}, "never ended"),
     "a wrong count of a study": (_wrong_count, {"studies"}, "says 4"),
     "wrong bytes of a study": (_wrong_bytes, {"studies"}, "says 1 for bytes"),
+    "arrivals miscounted": (_miscounted_arrivals, {"counts"}, "says 2 objects"),
+    "bytes miscounted": (_miscounted_bytes, {"counts"}, "(1 bytes) delivered"),
+    "the wrong hour": (_counted_in_another_hour, {"counts"}, "says 0 objects (0 bytes) delivered"),
+    "the wrong source": (_counted_for_another_source, {"counts"}, "received of mr-1; 0 objects"),
     "a wrong count of a series": (_wrong_series_count, {"studies"}, "says 2"),
 }
 """Each gap: how it is planted, under which kinds it shows, and what one sentence says."""
@@ -179,8 +207,10 @@ def test_finds_changed_bytes_only_when_it_looks_deep(ledger: Ledger) -> None:
 
 
 def test_a_duplicate_and_a_refusal_leave_the_balance_closed(ledger: Ledger) -> None:
-    factories.receipt(ledger.instance, uid="d" * 32, outcome=ReceiptOutcome.DUPLICATE)
+    again = factories.receipt(ledger.instance, uid="d" * 32, outcome=ReceiptOutcome.DUPLICATE)
     refused = factories.receipt(ledger.instance, uid="e" * 32, outcome=ReceiptOutcome.REFUSED)
+    deliveries.tally(again)
+    deliveries.tally(refused)
     Receipt.objects.filter(pk=refused.pk).update(instance=None)
     found = reckoning.reckon()
     assert found.gaps == []
