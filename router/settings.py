@@ -12,6 +12,7 @@ import secrets
 import shutil
 import warnings
 from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -38,6 +39,11 @@ def _optional_path(name: str) -> Path | None:
     return _path(text) if text else None
 
 
+def _file_of(name: str) -> Path | None:
+    """Return the file that a variable is read from; None when it is given as a value."""
+    return _optional_path(f"{name}_FILE")
+
+
 def _whole(name: str, default: int, *, least: int = 0, most: int = 1 << 62) -> int:
     """Read a whole number from the environment.
 
@@ -50,6 +56,21 @@ def _whole(name: str, default: int, *, least: int = 0, most: int = 1 << 62) -> i
             f"{name} is {text!r}; a whole number from {least} to {most} is expected."
         )
     return int(text)
+
+
+def _networks(name: str, default: list[str]) -> list[IPv4Network | IPv6Network]:
+    """Read addresses and networks from the environment.
+
+    Raises:
+        ImproperlyConfigured: one is neither.
+    """
+    texts = [text.strip() for text in env.list(name, default=default)]
+    try:
+        return [ipaddress.ip_network(text, strict=False) for text in texts if text]
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"{name}: {error}; addresses or networks such as 10.1.0.0/16 are expected."
+        ) from error
 
 
 def _secret(name: str, file_name: str, length: int) -> tuple[str, bool]:
@@ -102,6 +123,8 @@ SPOOL_DIR = DATA_DIR / "spool"
 
 SECRET_KEY, SECRET_KEY_GENERATED = _secret("ROUTER_SECRET_KEY", "secret_key", 64)
 KEYS, KEYS_GENERATED = _secret("ROUTER_KEYS", "keys", 32)
+# A ring in a file is read anew whenever it is used (router/secrets.py): keys may be added to it.
+KEYS_FILE = DATA_DIR / "keys" / "keys" if KEYS_GENERATED else _file_of("ROUTER_KEYS")
 
 # --- network ----------------------------------------------------------------------------------
 AE_TITLE = env.str("ROUTER_AE_TITLE", default="DICOMROUTER")
@@ -126,6 +149,7 @@ TRUSTED_PROXIES = [
     ipaddress.ip_network(item, strict=False)
     for item in env.list("ROUTER_TRUSTED_PROXIES", default=[])
 ]
+OUTBOUND_ALLOW = _networks("ROUTER_OUTBOUND_ALLOW", [] if PRODUCTION else ["127.0.0.0/8", "::1"])
 WORKERS = _whole("ROUTER_WORKERS", max(4, 2 * (os.cpu_count() or 2)), least=2, most=256)
 REDIS_URL = env.str("ROUTER_REDIS_URL", default="")
 
