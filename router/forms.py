@@ -11,6 +11,7 @@ from django.contrib.auth.forms import AuthenticationForm
 from django.core.exceptions import ValidationError
 from django.db.models import Exists, OuterRef, Q
 
+from router.config.entry import NAME
 from router.models import (
     AuditEvent,
     Decision,
@@ -28,7 +29,7 @@ from router.models import (
 )
 from router.models.jobs import JobItemQuerySet
 from router.models.studies import StudyQuerySet, begins
-from router.services import clock
+from router.services import clock, secrets
 from router.services.header_text import searchable
 from router.services.visibility import sees_patients, visible_items, visible_studies
 
@@ -54,6 +55,34 @@ class LoginForm(AuthenticationForm):
             raise ValidationError(self.error_messages["no_role"], code="no_role")
         if not user.role.can_sign_in:
             raise ValidationError(self.error_messages["tokens_only"], code="tokens_only")
+
+
+class SecretForm(forms.Form):
+    """A secret to be stored; what was typed as its value is never shown again."""
+
+    name = forms.CharField(
+        max_length=64,
+        widget=forms.TextInput(attrs={"class": "input", "autocomplete": "off"}),
+    )
+    value = forms.CharField(
+        max_length=secrets.MOST_CHARACTERS,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"class": "input", "autocomplete": "new-password"}),
+    )
+
+    def clean_name(self) -> str:
+        """Refuse what no configuration could name."""
+        name: str = self.cleaned_data["name"]
+        if not NAME.match(name):
+            raise ValidationError("A name of 1 to 64 of A-Z a-z 0-9 _ - is expected.")
+        return name
+
+    def clean_value(self) -> str:
+        """Refuse what is no single line."""
+        value: str = self.cleaned_data["value"]
+        if not value.isprintable():
+            raise ValidationError("One line of printable characters is expected.")
+        return value
 
 
 def _date_input() -> forms.DateInput:

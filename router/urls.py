@@ -9,6 +9,7 @@ from router.views import (
     health,
     jobs,
     quarantine,
+    secrets,
     session,
     studies,
 )
@@ -37,6 +38,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("destinations/<slug:name>/verify/", configuration.verify, name="destination-verify"),
     path("destinations/<slug:name>/resume/", configuration.resume, name="destination-resume"),
     path("destinations/<slug:name>/pause/", configuration.pause, name="destination-pause"),
+    path("secrets/", secrets.stored, name="secrets"),
+    path("secrets/<slug:name>/remove/", secrets.remove, name="secret-remove"),
     path("sources/", configuration.sources, name="sources"),
     path("revisions/", configuration.revisions, name="revisions"),
     path("revisions/<int:number>/", configuration.revision, name="revision"),

@@ -4,6 +4,7 @@ import django.contrib.auth.models
 import django.contrib.auth.validators
 import django.db.models.deletion
 import django.utils.timezone
+import uuid
 from django.conf import settings
 from django.db import migrations, models
 
@@ -147,6 +148,20 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['priority', 'name'],
+            },
+        ),
+        migrations.CreateModel(
+            name='Secret',
+            fields=[
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('name', models.CharField(max_length=64, unique=True)),
+                ('envelope', models.BinaryField()),
+                ('key_id', models.CharField(db_index=True, max_length=16)),
+                ('changed_at', models.DateTimeField()),
+                ('changed_by', models.CharField(max_length=150)),
+            ],
+            options={
+                'ordering': ['name'],
             },
         ),
         migrations.CreateModel(

@@ -28,6 +28,7 @@ from router.models.receipts import (
     RoutingMark,
 )
 from router.models.rules import Rule, RuleState, Trigger
+from router.models.secrets import Secret
 from router.models.sources import DuplicatePolicy, Source
 from router.models.studies import Instance, InstanceState, Series, Study, location_of
 from router.models.users import ApiToken, Permission, Role, Scope, User
@@ -74,6 +75,7 @@ __all__ = [
     "Rule",
     "RuleState",
     "Scope",
+    "Secret",
     "Series",
     "Source",
     "Study",

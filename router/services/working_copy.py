@@ -24,7 +24,7 @@ from router.models import (
     Source,
     User,
 )
-from router.services import audit
+from router.services import audit, secrets
 from router.services.actors import Actor
 
 
@@ -43,8 +43,9 @@ def check(changes: Iterable[Change]) -> None:
     """Refuse what the rows forbid.
 
     Raises:
-        ConfigError: a role that users still have would go.
+        ConfigError: a role that users still have would go, or a secret that is not stored is named.
     """
+    changes = tuple(changes)
     gone = [change.name for change in changes if change.kind == "role" and change.action == "-"]
     findings = []
     for name in gone:
@@ -52,8 +53,22 @@ def check(changes: Iterable[Change]) -> None:
         if count:
             message = f"the role '{name}' is still that of {count} users; give them another first"
             findings.append(Finding(0, "roles", message))
+    findings += _unstored(changes)
     if findings:
         raise ConfigError(findings)
+
+
+def _unstored(changes: Iterable[Change]) -> Iterable[Finding]:
+    """Yield a finding for each name of a stored secret behind which there is none."""
+    named = {
+        str(field.new): f"destinations.{change.name}.{field.name}"
+        for change in changes
+        for field in change.fields
+        if change.kind == "destination" and field.name.endswith(secrets.SUFFIX) and field.new
+    }
+    for name in sorted(secrets.missing(named)):
+        message = f"no secret '{name}' is stored; store it in the console first"
+        yield Finding(0, named[name], message)
 
 
 def write(

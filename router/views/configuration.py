@@ -31,6 +31,8 @@ from router.services.access import requires
 from router.views.listing import page, private, shown
 
 SECRET_WORDS = ("password", "secret", "key", "token")
+SECRET_WAYS = ("_env", "_file", "_stored")
+"""What ends in one of these only names a secret."""
 HIDDEN = "(hidden)"
 
 
@@ -92,7 +94,7 @@ def _destination(request: HttpRequest, name: str) -> dict[str, object]:
 
 
 def _shown(key: str, value: object) -> str:
-    hidden = any(word in key for word in SECRET_WORDS) and not key.endswith("_env")
+    hidden = any(word in key for word in SECRET_WORDS) and not key.endswith(SECRET_WAYS)
     if hidden:
         return HIDDEN
     return value if isinstance(value, str) else json.dumps(value)

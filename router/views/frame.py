@@ -58,6 +58,7 @@ NAVIGATION: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             Entry("Audit", "/audit/", "scroll-text", Permission.SEE_AUDIT),
             Entry("Users", "/users/", "users", Permission.SEE_USERS),
+            Entry("Secrets", "/secrets/", "key-round", Permission.MANAGE_SECRETS),
             Entry("System", "/system/", "activity", Permission.SEE_HEALTH),
         ),
     ),

@@ -32,6 +32,7 @@ PAGES: dict[str, tuple[dict[str, object], set[str]]] = {
     "revision": ({"number": 2}, CONFIG),
     "audit": ({}, EVERYBODY),
     "users": ({}, {"administrator", "auditor"}),
+    "secrets": ({}, {"administrator"}),
     "system": ({}, CONFIG),
     "metrics": ({}, CONFIG),
     "password": ({}, EVERYBODY),
@@ -43,6 +44,7 @@ POSTS: dict[str, tuple[dict[str, object], set[str]]] = {
     "destination-resume": ({"name": "pacs-2"}, RUNNERS),
     "destination-pause": ({"name": "archive"}, RUNNERS),
     "destination-verify": ({"name": "research"}, RUNNERS),
+    "secret-remove": ({"name": "unknown"}, {"administrator"}),
     "study-route": ({"pk": 0}, RUNNERS),
     "study-search": ({"data": {"q": "ACC"}}, EVERYBODY),
 }
@@ -114,7 +116,7 @@ def test_anonymous_actions_are_refused(client: Client, story: Study) -> None:
 def test_get_changes_nothing(client_for: ClientFor, story: Study, name: str) -> None:
     given, _may = POSTS[name]
 
-    assert client_for("operator").get(address(name, given, story)).status_code == 405
+    assert client_for("administrator").get(address(name, given, story)).status_code == 405
 
 
 @pytest.mark.django_db
