@@ -33,5 +33,5 @@ styles: ## compile static/src/app.css to static/app.css (needs npm; users do not
 	@exec deploy/styles
 
 clean: ## remove everything that can be made again; the data directory stays
-	rm -rf .venv node_modules staticfiles htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .swift node_modules staticfiles htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -354,7 +354,7 @@ class TestTestRunner:
         """The script beside a python that notes how pytest was called and fails on request."""
         (tmp_path / "deploy").mkdir()
         shutil.copy(ROOT / "deploy/test", tmp_path / "deploy")
-        for name in ("install-debian-packages", "install-python"):
+        for name in ("install-debian-packages", "install-python", "install-swift"):
             script(tmp_path / "deploy" / name, "exit 0")
         script(
             tmp_path / ".venv/bin/python",
