@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from router.destinations import dicom, folder, s3
+from router.destinations import dicom, folder, s3, stow, webhook
 from router.destinations.base import Kind
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (dicom.KIND, folder.KIND, s3.KIND)}
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (dicom.KIND, folder.KIND, s3.KIND, stow.KIND, webhook.KIND)
+}

@@ -37,7 +37,8 @@ class Outgoing:
 
     `sha256` and `size` are of the data set alone, which begins at `offset` of what `open` opens
     (a real file when the object is stored locally). `header` reads the indexed attributes only
-    when asked.
+    when asked. `group` is the same for the items that were first tried together, of a kind whose
+    unit is the study; `study_id` is what our own page of the study goes by.
     """
 
     item_id: int
@@ -51,6 +52,11 @@ class Outgoing:
     header: Callable[[], Header]
     received_at: datetime
     source: str
+    study_id: int = 0
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    modality: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Result:
     `lane` is set when not this item but the destination as a whole failed: every item that was
     given and not yet answered carries it, so that delivery backs off (`transport`) or stops
     (`configuration`) the lane. `egress_sha256` is the hash of the data set bytes that left, whole
-    and in `transfer_syntax`.
+    and in `transfer_syntax`. `pause` is how many seconds the far end asks to be left alone.
     """
 
     item_id: int
@@ -72,6 +78,7 @@ class Result:
     transfer_syntax: str | None = None
     warnings: tuple[str, ...] = ()
     lane: Lane | None = None
+    pause: float = 0.0
 
 
 def _nothing(_moved: int) -> None:
@@ -164,11 +171,12 @@ class Confirming(Protocol):
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of destination. `endpoint_fields` say where and who the far end is: a change of one
-    holds the open items of the destination until an administrator releases them (R21)."""
+    holds the open items of the destination until an administrator releases them (R21). With the
+    `unit` study, the items of one job are claimed together, and those tried together stay so."""
 
     name: str
     label: str
     form: type[DestinationForm]
     sender: Callable[[Settings], Sender]
     endpoint_fields: tuple[str, ...]
-    unit: Literal["instance"] = "instance"
+    unit: Literal["instance", "study"] = "instance"

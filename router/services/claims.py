@@ -22,7 +22,7 @@ from router.models import (
     LaneSlot,
 )
 from router.models.jobs import JobItemQuerySet
-from router.services import archive, clock, lanes, liveness, tallies
+from router.services import archive, clock, lanes, liveness, tallies, units
 
 CLAIM = 100
 LEASE = timedelta(seconds=30)
@@ -43,6 +43,8 @@ _ITEM = (
     "size",
     "instance__series__modality",
     "instance__study__source",
+    "instance__study__study_instance_uid",
+    "instance__series__series_instance_uid",
 )
 _BEGIN = (
     "INSERT INTO router_attempt"
@@ -65,11 +67,16 @@ class Held:
     size: int
     modality: str
     source: str
+    study_instance_uid: str
+    series_instance_uid: str
 
 
 @dataclass
 class Claim:
-    """The items one drain holds under one owner's name; `renewed` and `heard` are monotonic."""
+    """The items one drain holds under one owner's name; `renewed` and `heard` are monotonic.
+
+    `unit` names what they are together, where the kind takes whole units.
+    """
 
     owner: str
     slot: LaneSlot
@@ -80,6 +87,7 @@ class Claim:
     answered: set[int] = field(default_factory=set)
     delivered: int = 0
     lost: bool = False
+    unit: str = ""
 
     def progress(self, _moved: int) -> None:
         """Bytes moved."""
@@ -139,9 +147,11 @@ def _take(
     owner, until = liveness.new_name(), now + LEASE
     if not LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(lease_until=until):
         return None  # we were held up for so long that the slot is another's now
+    unit = units.of(ids[0], now=now) if units.is_for(destination) else units.Unit(tuple(ids), "")
+    ids = unit.ids
     JobItem.objects.filter(pk__in=ids).lease(now=now, until=until, owner=owner)
     items = held(JobItem.objects.filter(pk__in=ids).leased_by(owner))
-    taken = Claim(owner, slot, destination, items, renewed=asked)
+    taken = Claim(owner, slot, destination, items, renewed=asked, unit=unit.name)
     crashpoints.reach("deliver.after_claim")
     _refuse_changed(taken)
     _begin_attempts(taken, now)

@@ -211,11 +211,11 @@ def _load(claim: Claim, stop: Callable[[], bool]) -> Load:
         abort=claim.must_end,
         echo_first=destination.lane.verified_endpoint != version.endpoint,
     )
-    outgoing = [_outgoing(item) for item in claim.items.values()]
+    outgoing = [_outgoing(item, claim.unit) for item in claim.items.values()]
     return Load(claim, KINDS[destination.kind].sender(version.settings), outgoing, context)
 
 
-def _outgoing(item: Held) -> Outgoing:
+def _outgoing(item: Held, unit: str) -> Outgoing:
     instance = item.instance
     return Outgoing(
         item_id=item.pk,
@@ -229,6 +229,11 @@ def _outgoing(item: Held) -> Outgoing:
         header=lambda: archive.header_of(instance),
         received_at=instance.received_at,
         source=item.source,
+        study_id=instance.study_id,
+        study_instance_uid=item.study_instance_uid,
+        series_instance_uid=item.series_instance_uid,
+        modality=item.modality,
+        group=unit,
     )
 
 

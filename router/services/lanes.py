@@ -79,7 +79,8 @@ def _fail_lane(destination: Destination, failed: Result, now: datetime) -> None:
         change |= {"state": LaneState.STOPPED, "resume_at": None}
     else:
         failures = destination.lane.failures + 1
-        resume = now + retry_delay(failures, delays(destination))
+        asked = timedelta(seconds=failed.pause)  # by the far end (Retry-After)
+        resume = now + max(retry_delay(failures, delays(destination)), asked)
         change |= {"state": LaneState.BACKOFF, "failures": failures, "resume_at": resume}
     if lane.exclude(state__in=[LaneState.PAUSED, LaneState.STOPPED]).update(**change):
         log.warning("lane.failed", extra={"destination": destination.name, "detail": failed.detail})

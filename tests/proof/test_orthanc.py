@@ -1,85 +1,18 @@
 """Orthanc at the other end: its REST API confirms what arrived, and what it sends is ours then."""
 
-import hashlib
-import http.client
 import json
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.product import AE_TITLE, HOST, Product, free_port, wait_until
+from tests.orthanc import Orthanc
+from tests.product import HOST, Product, wait_until
 from tests.proof.delivered import folder_destination, in_folder, to_every
 from tests.proof.objects import hashes, study_of
 from tests.senders import RawObject, send_raw
 
-ORTHANC = "/usr/sbin/Orthanc"
 pytestmark = pytest.mark.timeout(120)
-
-
-class Orthanc:
-    """A running Orthanc that keeps everything in a folder of its own."""
-
-    def __init__(self, folder: Path, *, router_port: int) -> None:
-        self.port, self.http_port = free_port(), free_port()
-        self._folder = folder
-        self._settings = {
-            "Name": "far end",
-            "StorageDirectory": str(folder / "db"),
-            "IndexDirectory": str(folder / "db"),
-            "DicomAet": "ORTHANC",
-            "DicomPort": self.port,
-            "HttpPort": self.http_port,
-            "DicomServerEnabled": True,
-            "AuthenticationEnabled": False,
-            "RemoteAccessAllowed": False,
-            "Plugins": [],
-            "DicomModalities": {"router": [AE_TITLE, HOST, router_port]},
-        }
-
-    def __enter__(self) -> "Orthanc":
-        self._folder.mkdir()
-        path = self._folder / "orthanc.json"
-        path.write_text(json.dumps(self._settings))
-        with (self._folder / "log").open("w") as log:
-            self._process = subprocess.Popen([ORTHANC, str(path)], stdout=log, stderr=log)
-        wait_until(self._answers, seconds=30, what="Orthanc")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(20)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.get("/system"))
-        except OSError:
-            return False
-
-    def get(self, path: str) -> Any:
-        return json.loads(self.ask(path))
-
-    def ask(self, path: str, data: bytes | None = None) -> bytes:
-        connection = http.client.HTTPConnection(HOST, self.http_port, timeout=20)
-        with closing(connection):
-            connection.request("POST" if data else "GET", path, data)
-            answer = connection.getresponse()
-            body = answer.read()
-        assert answer.status == 200, f"{path}: {answer.status}"
-        return body
-
-    def hashes(self) -> dict[str, str]:
-        """SHA-256 of every stored data set by SOP Instance UID."""
-        found = {}
-        for one in self.get("/instances?expand"):
-            data = self.ask(f"/instances/{one['ID']}/file")
-            meta = 144 + int.from_bytes(data[140:144], "little")
-            uid = one["MainDicomTags"]["SOPInstanceUID"]
-            found[uid] = hashlib.sha256(data[meta:]).hexdigest()
-        return found
 
 
 @pytest.fixture

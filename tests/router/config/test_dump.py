@@ -42,3 +42,22 @@ def test_defaults_are_left_out() -> None:
 def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert dump.digest({"a": 1, "b": [2]}) == dump.digest({"b": [2], "a": 1})
     assert dump.digest({"a": 1}) != dump.digest({"a": "1"})
+
+
+def test_destinations_over_http_read_back_the_same() -> None:
+    text = """
+version: 1
+destinations:
+- {name: web, kind: stow, url: "https://10.1.2.3/dicom-web/", username: u, password_env: P}
+- name: ris
+  kind: webhook
+  url: http://10.1.2.3:9999/hook
+  secret_env: S
+  outcomes: {"0409": retry}
+  payload: {id: "{event_id}", nested: {list: ["{StudyInstanceUID}", 1, true, null]}}
+"""
+    document = schema.load(text)
+    written = dump.to_yaml(document)
+    assert schema.load(written) == document
+    assert dump.to_yaml(schema.load(written)) == written
+    assert "response_timeout" not in written
