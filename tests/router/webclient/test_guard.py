@@ -39,6 +39,7 @@ def test_there_are_more_than_sixty() -> None:
         "http://[fd12:3456:789a::1]:9000/",
         "http://100.64.0.9/",
         "https://8.8.8.8/",
+        "http://[64:ff9b::a01:203]/",
         "https://pacs.hospital.example/path?with=query",
         "https://storage.example.:443/",
         "https://[2606:4700::1111]/",
