@@ -6,6 +6,7 @@ the bytes to answer with. Both listen on a free port of the loopback and are use
 
 import hashlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,7 @@ class Script:
     most_pdu: int = 16382
     keep_data: bool = True
     echo: bool = True
+    tls: ssl.SSLContext | None = None
 
 
 class Sink:
@@ -94,7 +96,9 @@ class Sink:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_ECHO, self._on_echo),
         ]
-        self._server = ae.make_server((self.host, self.port), evt_handlers=handlers)
+        self._server = ae.make_server(
+            (self.host, self.port), evt_handlers=handlers, ssl_context=self.script.tls
+        )
         self.port = self._server.socket.getsockname()[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self

@@ -1,32 +1,31 @@
 """The kind `dicom`: objects leave by C-STORE to a storage SCP (PS3.4 Annex B).
 
-Untouched objects leave byte for byte as they are stored. An uncompressed object that the peer
-takes in another uncompressed transfer syntax only is re-encoded; pixels are never decoded here.
-The stored hash is checked while sending: an object that does not match never leaves whole.
+Untouched objects leave byte for byte as they are stored. One that the peer, or the destination's
+settings, want in another transfer syntax is re-encoded; pixels are decoded in the sandbox only, and
+only where `transfer_syntax` asks for it. The stored hash is checked while sending: an object that
+does not match never leaves whole.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from django import forms
-from django.conf import settings as project
-from django.core.exceptions import ValidationError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from router import dimse
+from router import dimse, sandbox
+from router.destinations import dicom_confirm, dicom_verify
 from router.destinations.base import (
+    Confirmation,
     Context,
     Kind,
     Lane,
     Outgoing,
     Result,
     Settings,
-    Step,
     Verification,
 )
-from router.destinations.fields import DurationField, TextField, seconds
-from router.destinations.form import DestinationForm
+from router.destinations.dicom_form import DicomForm
+from router.destinations.dicom_peer import Far, allows
 from router.destinations.outcomes import (
     Outcome,
     Overrides,
@@ -36,60 +35,8 @@ from router.destinations.outcomes import (
     status_sentence,
 )
 from router.destinations.parcels import Ahead, Turn
-from router.dicom import part10
-
-HOST_LENGTH = 253
-AE_TITLE_LENGTH = 16
-PROBED_CLASSES = (
-    "1.2.840.10008.5.1.4.1.1.2",  # CT
-    "1.2.840.10008.5.1.4.1.1.4",  # MR
-    "1.2.840.10008.5.1.4.1.1.1.1",  # digital X-ray
-    "1.2.840.10008.5.1.4.1.1.6.1",  # ultrasound
-    "1.2.840.10008.5.1.4.1.1.7",  # secondary capture
-    "1.2.840.10008.5.1.4.1.1.88.22",  # enhanced structured report
-)
-PROBED_SYNTAXES = (
-    "1.2.840.10008.1.2.1",  # explicit VR little endian
-    "1.2.840.10008.1.2",  # implicit VR little endian
-    "1.2.840.10008.1.2.4.70",  # JPEG lossless
-    "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless
-)
-UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-
-
-class AETitleField(TextField):
-    """An AE title (PS3.5 6.2, VR AE)."""
-
-    def __init__(self, *, required: bool = True) -> None:
-        super().__init__(max_length=AE_TITLE_LENGTH, required=required)
-
-    def validate(self, value: object) -> None:
-        """Refuse what is not of the default character repertoire."""
-        super().validate(value)
-        if not all(" " <= character <= "~" and character != "\\" for character in str(value)):
-            raise ValidationError("An AE title is printable ASCII without a backslash.")
-
-
-class HostField(TextField):
-    """A host name or an address."""
-
-    def validate(self, value: object) -> None:
-        """Refuse what can be no host."""
-        super().validate(value)
-        if not all("!" <= character <= "~" for character in str(value)) or "/" in str(value):
-            raise ValidationError("A host name or an address is expected.")
-
-
-class DicomForm(DestinationForm):
-    """The settings of a storage SCP. Without `calling_ae` we call ourselves by our own AE title."""
-
-    host = HostField(max_length=HOST_LENGTH)
-    port = forms.IntegerField(min_value=1, max_value=65535)
-    ae_title = AETitleField()
-    calling_ae = AETitleField(required=False)
-    max_pdu = forms.IntegerField(min_value=4096, max_value=1 << 20, initial=131072, required=False)
-    connect_timeout = DurationField(initial="10s", most="5m")
-    response_timeout = DurationField(initial="60s", most="1h")
+from router.destinations.trials import Offer, Rehearsed
+from router.dicom.syntaxes import DECODABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +58,18 @@ class DicomSender:
     """One storage SCP, ready to be sent to."""
 
     def __init__(self, settings: Settings) -> None:
-        self._peer = _peer(settings)
-        self._name = f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port}"
+        self._far = Far.of(settings)
+        self._name = self._far.name
         self._overrides = cast(Overrides, settings.get("outcomes") or {})  # JSON has no types
+        self._settings = settings
 
     def send(self, items: Sequence[Outgoing], context: Context) -> Iterator[Result]:
         """Send `items` over as few associations as their contexts allow, one after the other."""
         pace = dimse.Pace(context.progress, context.abort, context.stall, context.deadline)
-        halt = self._probe(pace) if context.echo_first else None
-        for plan in dimse.plan(_key(item) for item in items):
-            batch = [item for item in items if _key(item) in plan.keys]
+        leaving = yield from self._sift(items)
+        halt = self._probe(pace) if context.echo_first and leaving else None
+        for plan in dimse.plan((_key(item) for item in leaving), self._far.preference):
+            batch = [item for item in leaving if _key(item) in plan.keys]
             if halt is None:
                 halt = yield from self._over_one(batch, plan, pace, stop=context.stop)
             else:
@@ -128,21 +77,47 @@ class DicomSender:
 
     def verify(self) -> Verification:
         """Connect, associate and echo, and say which contexts are accepted."""
-        proposals = _probing()
-        pace = dimse.Pace()
-        try:
-            association = dimse.associate(self._peer, proposals, pace=pace)
-        except dimse.Unreachable as error:
-            return Verification((Step("connection", ok=False, detail=self._trouble(error)),))
-        except dimse.DimseError as error:
-            halt = self._refusal(error)
-            return Verification(
-                (self._connected(), Step("association", ok=False, detail=halt.detail))
-            )
-        with association:
-            steps = [self._connected(), self._associated(association), self._echoed(association)]
-        steps.append(_contexts(association.contexts, proposals))
-        return Verification(tuple(steps))
+        return dicom_verify.verify(self._far, refusal=self._sentence)
+
+    def send_test(self) -> Verification:
+        """Verify, and store a synthetic object there."""
+        return dicom_verify.send_test(self._far, refusal=self._sentence)
+
+    def rehearse(self, offers: Sequence[Offer]) -> Rehearsed:
+        """Propose what was seen lately and say what the peer would refuse (D11)."""
+        return dicom_verify.rehearse(
+            self._far,
+            offers,
+            refusal=self._sentence,
+            is_excluded=lambda uid: not allows(self._settings, uid),
+        )
+
+    def confirm(self, items: Sequence[Outgoing], context: Context) -> Iterator[Confirmation]:
+        """Ask by C-FIND whether the peer has `items`."""
+        pace = dimse.Pace(context.progress, context.abort, context.stall)
+        return dicom_confirm.confirm(
+            self._far, items, pace=pace, stop=context.stop, refusal=self._sentence
+        )
+
+    def _sift(self, items: Sequence[Outgoing]) -> Generator[Result, None, list[Outgoing]]:
+        """Answer for what must not leave, or cannot; return the others."""
+        leaving: list[Outgoing] = []
+        for item in items:
+            if not allows(self._settings, item.sop_class_uid):
+                detail = (
+                    f"Excluded: {_named(item.sop_class_uid)} is not sent to {self._name} "
+                    "(sop_classes)."
+                )
+                yield Result(item.item_id, Outcome.EXCLUDED, detail)
+            elif not self._far.preference.ways(item.transfer_syntax):
+                detail = (
+                    f"{_named(item.transfer_syntax)} cannot be turned into a transfer syntax that "
+                    f"{self._name} is to get (transfer_syntax)."
+                )
+                yield Result(item.item_id, Outcome.DATA_ERROR, detail)
+            else:
+                leaving.append(item)
+        return leaving
 
     def _over_one(
         self,
@@ -153,27 +128,60 @@ class DicomSender:
         stop: Callable[[], bool],
     ) -> Generator[Result, None, _Halt | None]:
         """Send `items` over one association; return why no further one may follow."""
-        waiting = iter(items)
-        halt: _Halt | None = None
         try:
-            association = dimse.associate(self._peer, plan.proposals, pace=pace)
+            association = dimse.associate(self._far.peer, plan.proposals, pace=pace)
         except dimse.DimseError as error:
-            halt = self._refusal(error)
+            halt: _Halt | None = self._refusal(error)
+            waiting = iter(items)
         else:
-            following = iter([*items[1:], None])
-            with association, Ahead(association) as ahead:
-                while halt is None and (item := next(waiting, None)) is not None:
-                    if stop():
-                        halt = _STOPPED
-                        yield halt.result(item)
-                        break
-                    turn = Turn(association, plan, ahead, next(following))
-                    result, halt = self._one(turn, item)
-                    if _is_odd(item, result):
-                        result = self._again_padded(plan, item, pace) or result
-                    yield result
+            with association:
+                accepted = yield from self._refuse_classes(
+                    items, Turn(association, plan, self._far.preference)
+                )
+                waiting = iter(accepted)
+                halt = yield from self._in_turn(
+                    accepted, waiting, association, plan, pace=pace, stop=stop
+                )
         if halt is not None:
             yield from (halt.result(item) for item in waiting)
+        return halt
+
+    def _refuse_classes(
+        self, items: Sequence[Outgoing], turn: Turn
+    ) -> Generator[Result, None, list[Outgoing]]:
+        """Answer at once for every object of a class that the peer takes no context for (C11), and
+        return the others."""
+        accepted: list[Outgoing] = []
+        for item in items:
+            if turn.context(item) is None:
+                yield Result(item.item_id, Outcome.DATA_ERROR, self._no_context(item))
+            else:
+                accepted.append(item)
+        return accepted
+
+    def _in_turn(
+        self,
+        items: Sequence[Outgoing],
+        waiting: Iterator[Outgoing],
+        association: dimse.Association,
+        plan: dimse.Plan,
+        *,
+        pace: dimse.Pace,
+        stop: Callable[[], bool],
+    ) -> Generator[Result, None, _Halt | None]:
+        """Send what `waiting` gives, which are `items`; return why the association ended."""
+        halt: _Halt | None = None
+        following = iter([*items[1:], None])
+        with Ahead(association, pace.stop) as ahead:
+            while halt is None and (item := next(waiting, None)) is not None:
+                if stop():
+                    yield _STOPPED.result(item)
+                    return _STOPPED
+                turn = Turn(association, plan, self._far.preference, ahead, next(following))
+                result, halt = self._one(turn, item)
+                if _is_odd(item, result):
+                    result = self._again_padded(plan, item, pace) or result
+                yield result
         return halt
 
     def _again_padded(self, plan: dimse.Plan, item: Outgoing, pace: dimse.Pace) -> Result | None:
@@ -181,7 +189,7 @@ class DicomSender:
         (PS3.5 A.5), so it is sent once more with that; return None when that was not answered
         either."""
         try:
-            with dimse.associate(self._peer, plan.proposals, pace=pace) as association:
+            with dimse.associate(self._far.peer, plan.proposals, pace=pace) as association:
                 result, _ = self._one(Turn(association, plan), item)
         except dimse.DimseError:
             return None
@@ -209,6 +217,8 @@ class DicomSender:
         except dimse.Unreadable as error:
             detail = f"The stored object cannot be read at the moment: {error}."
             result = Result(item.item_id, Outcome.RETRY, detail)
+        except sandbox.Abandoned:
+            return _STOPPED.result(item), _STOPPED
         return result, None if association.is_open else _after(failure)
 
     def _judge(
@@ -247,7 +257,7 @@ class DicomSender:
     def _probe(self, pace: dimse.Pace) -> _Halt | None:
         """Echo before the first object (R21); return why it may not leave."""
         try:
-            with dimse.associate(self._peer, _probing()[:1], pace=pace) as association:
+            with dimse.associate(self._far.peer, dicom_verify.ECHO, pace=pace) as association:
                 if not association.contexts:
                     detail = (
                         f"{self._name} refuses C-ECHO, which must pass before the first object."
@@ -264,42 +274,35 @@ class DicomSender:
         """Return what an association that did not come about means for every item."""
         if isinstance(error, dimse.Stopped):
             return _STOPPED
+        if isinstance(error, dimse.Untrusted):
+            return _Halt(Outcome.CONFIGURATION, self._trouble(error), "configuration")
         if not isinstance(error, dimse.Rejected):
             return _Halt(Outcome.NOT_SENT, self._trouble(error), "transport")
         numbers = error.result, error.source, error.reason
         detail = rejection_sentence(
-            *numbers, peer=self._name, calling=self._peer.calling_ae, called=self._peer.ae_title
+            *numbers,
+            peer=self._name,
+            calling=self._far.peer.calling_ae,
+            called=self._far.peer.ae_title,
         )
         if is_lasting(*numbers):
             return _Halt(Outcome.CONFIGURATION, detail, "configuration")
         return _Halt(Outcome.NOT_SENT, detail, "transport")
 
+    def _sentence(self, error: dimse.DimseError) -> str:
+        return self._refusal(error).detail
+
     def _trouble(self, error: dimse.DimseError) -> str:
         return f"{self._name}: {error}."
 
     def _no_context(self, item: Outgoing) -> str:
-        return (
+        sentence = (
             f"{self._name} accepted no presentation context for SOP class "
             f"{_named(item.sop_class_uid)} in transfer syntax {_named(item.transfer_syntax)}."
         )
-
-    def _connected(self) -> Step:
-        where = f"{self._peer.host}:{self._peer.port}"
-        return Step("connection", ok=True, detail=f"{where} accepts connections.")
-
-    def _associated(self, association: dimse.Association) -> Step:
-        detail = f"{self._name} accepts associations from {self._peer.calling_ae}"
-        most = association.most_pdu
-        return Step("association", ok=True, detail=f"{detail}, with PDUs of {most} bytes.")
-
-    def _echoed(self, association: dimse.Association) -> Step:
-        if 1 not in association.contexts:
-            return Step("echo", ok=False, detail=f"{self._name} refuses C-ECHO.")
-        try:
-            status = association.echo(1).status
-        except dimse.DimseError as error:
-            return Step("echo", ok=False, detail=self._trouble(error))
-        return Step("echo", ok=status == 0, detail=status_sentence(status, peer=self._name))
+        if not self._far.preference.syntaxes and item.transfer_syntax in DECODABLE:
+            sentence += " With transfer_syntax: uncompressed it would be decoded for it."
+        return sentence
 
 
 _ARRIVED = frozenset({Outcome.DELIVERED, Outcome.WARNING})
@@ -313,19 +316,6 @@ def _after(failure: dimse.DimseError | None) -> _Halt:
     lane: Lane | None = "transport" if isinstance(failure, dimse.Stalled) else None
     cause = f": {failure}" if failure else ""
     return _Halt(Outcome.NOT_SENT, f"The association ended before this object's turn{cause}.", lane)
-
-
-def _peer(settings: Settings) -> dimse.Peer:
-    return dimse.Peer(
-        host=str(settings["host"]),
-        port=int(str(settings["port"])),
-        ae_title=str(settings["ae_title"]),
-        calling_ae=str(settings.get("calling_ae") or project.AE_TITLE),
-        implementation=(part10.IMPLEMENTATION_CLASS_UID, part10.IMPLEMENTATION_VERSION_NAME),
-        connect_timeout=seconds(str(settings["connect_timeout"])),
-        response_timeout=seconds(str(settings["response_timeout"])),
-        most_pdu=int(str(settings["max_pdu"])),
-    )
 
 
 def _key(item: Outgoing) -> tuple[str, str]:
@@ -343,28 +333,13 @@ def _named(uid: str) -> str:
     return uid if name == uid else f"{name} ({uid})"
 
 
-def _probing() -> list[dimse.Proposal]:
-    pairs: list[tuple[str, tuple[str, ...]]] = [(dimse.VERIFICATION, UNCOMPRESSED)]
-    pairs += [(uid, (syntax,)) for uid in PROBED_CLASSES for syntax in PROBED_SYNTAXES]
-    return [dimse.Proposal(2 * at + 1, *pair) for at, pair in enumerate(pairs)]
-
-
-def _contexts(accepted: Mapping[int, str], proposals: Sequence[dimse.Proposal]) -> Step:
-    """Say which of the usual storage contexts are accepted."""
-    taken: dict[str, list[str]] = {}
-    for proposal in proposals[1:]:
-        if proposal.context_id in accepted:
-            names = taken.setdefault(UID(proposal.abstract_syntax).name, [])
-            names.append(UID(accepted[proposal.context_id]).name)
-    listed = "; ".join(f"{name}: {', '.join(syntaxes)}" for name, syntaxes in taken.items())
-    detail = f"Accepted are {listed}." if taken else "No usual storage SOP class is accepted."
-    return Step("contexts", ok=bool(taken), detail=detail)
-
-
 KIND = Kind(
     name="dicom",
     label="DICOM node",
     form=DicomForm,
     sender=DicomSender,
-    endpoint_fields=("host", "port", "ae_title"),
+    endpoint_fields=(
+        *("host", "port", "ae_title"),
+        *("tls", "tls_ca", "tls_server_name", "tls_pin", "tls_verify"),
+    ),
 )

@@ -3,18 +3,9 @@
 Speaks the protocol and reports what the peer did; what that means for an item is judged elsewhere.
 """
 
-from router.dimse.association import (
-    Association,
-    Damaged,
-    Parcel,
-    Peer,
-    Readable,
-    Sent,
-    Unreadable,
-    associate,
-)
-from router.dimse.commands import VERIFICATION, Response
-from router.dimse.contexts import Plan, Proposal, choose, plan
+from router.dimse.association import Association, Found, Peer, associate
+from router.dimse.commands import VERIFICATION, Message, Response
+from router.dimse.contexts import AS_STORED, Plan, Preference, Proposal, choose, plan
 from router.dimse.errors import (
     Aborted,
     DimseError,
@@ -25,21 +16,28 @@ from router.dimse.errors import (
     Stalled,
     Stopped,
     Unreachable,
+    Untrusted,
 )
 from router.dimse.pace import Pace
+from router.dimse.parcel import Damaged, Parcel, Readable, Sent, Unreadable
+from router.dimse.secure import Tls
 
 __all__ = [
+    "AS_STORED",
     "VERIFICATION",
     "Aborted",
     "Association",
     "Damaged",
     "DimseError",
+    "Found",
     "Lost",
     "Malformed",
+    "Message",
     "Pace",
     "Parcel",
     "Peer",
     "Plan",
+    "Preference",
     "Proposal",
     "Readable",
     "Rejected",
@@ -48,8 +46,10 @@ __all__ = [
     "Sent",
     "Stalled",
     "Stopped",
+    "Tls",
     "Unreachable",
     "Unreadable",
+    "Untrusted",
     "associate",
     "choose",
     "plan",

@@ -14,6 +14,7 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
 )
 from pynetdicom.presentation import PresentationContext
 
@@ -65,8 +66,18 @@ def request(
     )
     length.maximum_length_received = most_pdu
     class_uid.implementation_class_uid, version.implementation_version_name = implementation
-    primitive.user_information = [length, class_uid, version]
+    primitive.user_information = [length, class_uid, version, *_roles(proposals)]
     return bytes(A_ASSOCIATE_RQ(primitive).encode())
+
+
+def _roles(proposals: Iterable[Proposal]) -> Iterator[SCP_SCU_RoleSelectionNegotiation]:
+    """Yield one role selection a SOP class (PS3.7 D.3.3.4)."""
+    roles = {one.abstract_syntax: one.role for one in proposals if one.role is not None}
+    for sop_class_uid, (is_scu, is_scp) in roles.items():
+        item = SCP_SCU_RoleSelectionNegotiation()
+        item.sop_class_uid = sop_class_uid
+        item.scu_role, item.scp_role = is_scu, is_scp
+        yield item
 
 
 def _context(proposal: Proposal) -> PresentationContext:

@@ -1,4 +1,4 @@
-"""One association that we requested: echo, store, release, abort (PS3.7 9.1.1 and 9.1.5).
+"""One association that we requested: echo, store, find, release, abort (PS3.7 9.1.1 to 9.1.5).
 
 The data set leaves as it is read, cut into the P-DATA PDUs that the peer takes, and is hashed on
 the way; the last block is held back until the hash of the whole is known to be right. While an
@@ -6,28 +6,35 @@ answer is awaited the beginning of the next parcel is read and hashed. Decides n
 retries.
 """
 
-import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
-from router.dicom.errors import DicomError
 from router.dimse import acse, commands
-from router.dimse.commands import Response
+from router.dimse.commands import Message, Response
 from router.dimse.contexts import Proposal
-from router.dimse.errors import Aborted, DimseError, Lost, Malformed, Rejected, Released
+from router.dimse.errors import (
+    Aborted,
+    DimseError,
+    Lost,
+    Malformed,
+    Rejected,
+    Released,
+    Untrusted,
+)
 from router.dimse.pace import Pace
+from router.dimse.parcel import Damaged, Parcel, Readable, Reading, Sent, fill
+from router.dimse.pdata import COMMAND, LAST, PDV_HEADER_BYTES, fragments, pdvs, refuse_unexpected
+from router.dimse.secure import Tls
 from router.dimse.wire import (
     ABORT,
     ABORT_PDU,
-    HEADER,
-    P_DATA,
     RELEASE_RP,
     RELEASE_RP_PDU,
-    RELEASE_RQ,
     RELEASE_RQ_PDU,
     Buffer,
     Pdu,
@@ -38,17 +45,17 @@ BLOCK_BYTES = 1 << 20
 LARGEST_PDU = 1 << 20
 """What we send to a peer that sets no limit."""
 MOST_COMMAND_BYTES = 64 * 1024
-PDV_HEADER_BYTES = 6
+MOST_DATA_BYTES = 1 << 20
+"""The longest data set that an answer of the peer may carry."""
 RELEASE_SECONDS = 2.0
-COMMAND, LAST = 1, 2
 
 
-class Readable(Protocol):
-    """Anything that fills a buffer: a file, or bytes made on the way."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a C-FIND gave: the identifiers as encoded, and the final status."""
 
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill `buffer` as far as possible and return how many bytes that were; 0 at the end."""
-        ...
+    status: int
+    identifiers: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,70 +74,7 @@ class Peer:
     connect_timeout: float = 10.0
     response_timeout: float = 60.0
     most_pdu: int = 131072
-
-
-class Damaged(Exception):
-    """The parcel is not what it should be; nothing of it counts as sent."""
-
-
-class Unreadable(Exception):
-    """The parcel could not be read to its end, which is our storage's fault (`__cause__`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """One data set to store. `intact` is asked with the SHA-256 of what leaves, before its last
-    block leaves."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    context_id: int
-    size: int
-    stream: Readable
-    intact: Callable[[str], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What became of a parcel: an answer, or why there is none.
-
-    `begun` tells whether a byte may have left, `complete` whether the last one had. After a
-    `failure` the association is over.
-    """
-
-    response: Response | None
-    failure: DimseError | None
-    begun: bool
-    complete: bool
-    bytes_sent: int
-    egress_sha256: str | None
-
-
-class _Reading:
-    """A parcel as it is read: its blocks in order, each hashed before it is given out."""
-
-    def __init__(self, parcel: Parcel, blocks: Iterator[tuple[memoryview, bool]]) -> None:
-        self.parcel, self._blocks, self._digest = parcel, blocks, hashlib.sha256()
-        self._ahead: list[tuple[memoryview, bool]] = []
-
-    def begin(self) -> None:
-        """Read the first block ahead of its turn."""
-        self._ahead.append(self._next())
-
-    def __iter__(self) -> Iterator[tuple[memoryview, bool]]:
-        last = False
-        while not last:
-            block, last = self._ahead.pop() if self._ahead else self._next()
-            yield block, last
-
-    def _next(self) -> tuple[memoryview, bool]:
-        block, last = next(self._blocks)
-        self._digest.update(block)
-        return block, last
-
-    def sha256(self) -> str:
-        """Return the hash of what was given out."""
-        return self._digest.hexdigest()
+    tls: Tls | None = None
 
 
 class Association:
@@ -147,7 +91,8 @@ class Association:
         self._fragment = (self.most_pdu - PDV_HEADER_BYTES) & ~1
         block = max(1, BLOCK_BYTES // self._fragment) * self._fragment
         self._block, self._spare = bytearray(block), bytearray()
-        self._begun: _Reading | None = None
+        self._begun: Reading | None = None
+        self._heard: deque[tuple[int, int, bytes]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -166,11 +111,86 @@ class Association:
         Raises:
             DimseError: no answer, and why. The association is over.
         """
-        message_id = self._next_message_id()
-        command = commands.echo_request(message_id=message_id)
+        message_id = self.next_message_id()
+        self.say(context_id, commands.echo_request(message_id=message_id))
+        heard = self.hear(context_id)
+        return self._judged(heard, field=commands.C_ECHO_RSP, message_id=message_id)
+
+    def find(self, context_id: int, identifier: bytes, *, sop_class_uid: str, most: int) -> Found:
+        """Ask with an encoded `identifier` (PS3.4 C.4.1) and return at most `most` matches.
+
+        Raises:
+            DimseError: no final answer, or more matches. The association is over.
+        """
+        message_id = self.next_message_id()
+        command = commands.find_request(sop_class_uid, message_id=message_id)
+        self.say(context_id, command, identifier)
+        matches: list[bytes] = []
+        while True:
+            heard = self.hear(context_id)
+            answer = self._judged(heard, field=commands.C_FIND_RSP, message_id=message_id)
+            if answer.status not in commands.PENDING:
+                return Found(answer.status, tuple(matches))
+            matches.append(heard.data or b"")
+            if len(matches) > most:
+                self._end(error := Malformed("the peer found more than it was asked for"))
+                raise error
+
+    def say(self, context_id: int, command: bytes, data: bytes | None = None) -> None:
+        """Send a message: a command set, and the data set that belongs to it.
+
+        Raises:
+            DimseError: why it could not be sent. The association is over.
+        """
+        buffers = [*self._fragments(memoryview(command), context_id, COMMAND | LAST)]
+        if data is not None:
+            buffers += self._fragments(memoryview(data), context_id, LAST)
         try:
-            self._wire.send([*self._fragments(memoryview(command), context_id, COMMAND | LAST)])
-            return self._response(context_id, message_id, commands.C_ECHO_RSP)
+            self._wire.send(buffers)
+        except DimseError as error:
+            self._end(error)
+            raise
+
+    def hear(self, context_id: int) -> Message:
+        """Return the next message of the peer, waiting as long as for an answer.
+
+        Raises:
+            DimseError: there is none, and why. The association is over.
+        """
+        end = time.monotonic() + self._peer.response_timeout
+        try:
+            command = commands.parse(self._whole(context_id, COMMAND, end, most=MOST_COMMAND_BYTES))
+            if not commands.has_data(command):
+                return Message(command, None)
+            return Message(command, self._whole(context_id, 0, end, most=MOST_DATA_BYTES))
+        except DimseError as error:
+            self._end(error)
+            raise
+
+    def _whole(self, context_id: int, kind: int, end: float, *, most: int) -> bytes:
+        """Return the fragments of one command or data set, put together."""
+        whole = bytearray()
+        while True:
+            found, control, data = self._next_pdv(end)
+            if found != context_id or control & COMMAND != kind:
+                what = "a data set" if kind else "a command"
+                raise Malformed(f"the peer sent {what} where an answer is due")
+            whole += data
+            if len(whole) > most:
+                raise Malformed("the peer's answer does not end")
+            if control & LAST:
+                return bytes(whole)
+
+    def _next_pdv(self, end: float) -> tuple[int, int, bytes]:
+        while not self._heard:
+            pdu = self._read(end - time.monotonic())
+            refuse_unexpected(pdu)
+            self._heard.extend(pdvs(pdu.body))
+        return self._heard.popleft()
+
+    def _judged(self, heard: Message, *, field: int, message_id: int) -> Response:
+        try:
+            return commands.response(heard, field=field, message_id=message_id)
         except DimseError as error:
             self._end(error)
             raise
@@ -181,7 +201,7 @@ class Association:
         Raises:
             Damaged, Unreadable: nothing of it has left; the association is as it was.
         """
-        reading = _Reading(parcel, self._blocks(parcel.stream))
+        reading = Reading(parcel, self._blocks(parcel.stream))
         reading.begin()
         self._begun = reading
 
@@ -191,7 +211,7 @@ class Association:
         Raises:
             Damaged, Unreadable: the association is aborted if a byte of the parcel had left.
         """
-        message_id = self._next_message_id()
+        message_id = self.next_message_id()
         self._wire.until = time.monotonic() + self._pace.deadline(parcel.size)
         reading, moved, begun, complete = self._reading(parcel), 0, False, False
         response: Response | None = None
@@ -207,7 +227,8 @@ class Association:
                 self._wire.send([*head, *tail])
                 head, moved, complete = [], moved + len(block), last
             self._spend(meanwhile)
-            response = self._response(parcel.context_id, message_id, commands.C_STORE_RSP)
+            heard = self.hear(parcel.context_id)
+            response = self._judged(heard, field=commands.C_STORE_RSP, message_id=message_id)
         except DimseError as error:
             failure = error
             self._end(error)
@@ -221,11 +242,11 @@ class Association:
         egress_sha256 = reading.sha256() if complete else None
         return Sent(response, failure, begun, complete, moved, egress_sha256)
 
-    def _reading(self, parcel: Parcel) -> _Reading:
+    def _reading(self, parcel: Parcel) -> Reading:
         begun, self._begun = self._begun, None
         if begun is not None and begun.parcel is parcel:
             return begun
-        return _Reading(parcel, self._blocks(parcel.stream))
+        return Reading(parcel, self._blocks(parcel.stream))
 
     def _spend(self, meanwhile: Callable[[], None] | None) -> None:
         """Call `meanwhile`; the time it takes is not the peer's."""
@@ -253,11 +274,13 @@ class Association:
             self._close()
 
     def _end(self, error: DimseError) -> None:
-        """Leave the association as is due after `error`."""
+        """Leave the association as is due after `error`, once."""
+        if not self.is_open:
+            return
         if isinstance(error, Released):
             self._wire.say(RELEASE_RP_PDU)
             self._close()
-        elif isinstance(error, Aborted | Lost):
+        elif isinstance(error, Aborted | Lost | Untrusted):
             self._close()
         else:
             self.abort()
@@ -266,7 +289,8 @@ class Association:
         self.is_open = False
         self._wire.close()
 
-    def _next_message_id(self) -> int:
+    def next_message_id(self) -> int:
+        """Return the id of the next message that we send."""
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
@@ -280,11 +304,11 @@ class Association:
         """Yield the data set in blocks and whether each is the last; a block is good until the
         next but one is asked for."""
         full = len(self._block)
-        block = _fill(stream, self._block)
+        block = fill(stream, self._block)
         while len(block) == full:
             if not self._spare:
                 self._spare = bytearray(full)
-            following = _fill(stream, self._spare)
+            following = fill(stream, self._spare)
             yield block, not following
             if not following:
                 return
@@ -293,30 +317,7 @@ class Association:
         yield block, True
 
     def _fragments(self, data: memoryview, context_id: int, control: int) -> Iterator[Buffer]:
-        """Yield `data` as P-DATA PDUs of one PDV each (PS3.8 9.3.5); `LAST` goes on the last."""
-        kind = control & COMMAND
-        whole = _pdv_header(self._fragment, context_id, kind)
-        end = max(0, len(data) - 1) // self._fragment * self._fragment
-        for at in range(0, end, self._fragment):
-            yield whole
-            yield data[at : at + self._fragment]
-        yield _pdv_header(len(data) - end, context_id, control)
-        yield data[end:]
-
-    def _response(self, context_id: int, message_id: int, field: int) -> Response:
-        end = time.monotonic() + self._peer.response_timeout
-        command = bytearray()
-        while True:
-            pdu = self._read(end - time.monotonic())
-            _refuse_unexpected(pdu)
-            for found, control, data in _pdvs(pdu.body):
-                if found != context_id or not control & COMMAND:
-                    raise Malformed("the peer sent a data set where an answer is due")
-                command += data
-                if len(command) > MOST_COMMAND_BYTES:
-                    raise Malformed("the peer's answer does not end")
-                if control & LAST:
-                    return commands.response(bytes(command), field=field, message_id=message_id)
+        return fragments(data, context_id, control, most=self._fragment)
 
     def _read(self, seconds: float) -> Pdu:
         return self._wire.read_pdu(
@@ -330,7 +331,7 @@ def associate(peer: Peer, proposals: Sequence[Proposal], *, pace: Pace) -> Assoc
     """Connect, propose `proposals` and return the association; some contexts may be refused.
 
     Raises:
-        Unreachable, Rejected, Aborted, Lost, Stalled, Malformed, Stopped.
+        Unreachable, Untrusted, Rejected, Aborted, Lost, Stalled, Malformed, Stopped.
     """
     request = acse.request(
         calling_ae=peer.calling_ae,
@@ -339,7 +340,7 @@ def associate(peer: Peer, proposals: Sequence[Proposal], *, pace: Pace) -> Assoc
         implementation=peer.implementation,
         proposals=proposals,
     )
-    wire = Wire.connect(peer.host, peer.port, timeout=peer.connect_timeout, pace=pace)
+    wire = Wire.connect(peer.host, peer.port, timeout=peer.connect_timeout, pace=pace, tls=peer.tls)
     try:
         wire.send([request])
         pdu = wire.read_pdu(
@@ -349,47 +350,7 @@ def associate(peer: Peer, proposals: Sequence[Proposal], *, pace: Pace) -> Assoc
         )
         return Association(wire, peer, acse.answer(pdu, proposals), pace)
     except DimseError as error:
-        if not isinstance(error, Rejected | Aborted | Lost):
+        if not isinstance(error, Rejected | Aborted | Lost | Untrusted):
             wire.say(ABORT_PDU)
         wire.close()
         raise
-
-
-def _fill(stream: Readable, buffer: bytearray) -> memoryview:
-    view, got = memoryview(buffer), 0
-    while got < len(view):
-        try:
-            more = stream.readinto(view[got:])
-        except OSError as error:
-            raise Unreadable(error.strerror or "input error") from error
-        except DicomError as error:
-            raise Damaged(str(error)) from error
-        if not more:
-            break
-        got += more
-    return view[:got]
-
-
-def _pdv_header(length: int, context_id: int, control: int) -> bytes:
-    return HEADER.pack(P_DATA, length + PDV_HEADER_BYTES) + bytes(
-        [*(length + 2).to_bytes(4, "big"), context_id, control]
-    )
-
-
-def _pdvs(body: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at = 0
-    while at < len(body):
-        length = int.from_bytes(body[at : at + 4], "big")
-        if length < 2 or at + 4 + length > len(body):
-            raise Malformed("the peer's P-DATA does not add up")
-        yield body[at + 4], body[at + 5], body[at + PDV_HEADER_BYTES : at + 4 + length]
-        at += 4 + length
-
-
-def _refuse_unexpected(pdu: Pdu) -> None:
-    if pdu.kind == ABORT and len(pdu.body) == 4:
-        raise Aborted(*pdu.body[2:4])
-    if pdu.kind == RELEASE_RQ:
-        raise Released
-    if pdu.kind != P_DATA:
-        raise Malformed(f"the peer sent PDU type {pdu.kind} where an answer is due")

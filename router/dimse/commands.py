@@ -8,6 +8,9 @@ from router.dimse.errors import Malformed
 
 VERIFICATION = "1.2.840.10008.1.1"
 C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ, C_ECHO_RSP = 0x0001, 0x8001, 0x0030, 0x8030
+C_FIND_RQ, C_FIND_RSP = 0x0020, 0x8020
+PENDING = frozenset({0xFF00, 0xFF01})
+"""PS3.4 C.4.1.1.4: a match comes with this answer, and the final one does not."""
 DATA_SET_PRESENT, NO_DATA_SET = 0x0001, 0x0101
 MEDIUM = 0x0000
 
@@ -20,10 +23,18 @@ _ELEMENT = struct.Struct("<HHI")
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The parts of a C-STORE-RSP or C-ECHO-RSP that matter. `offending` names elements by tag."""
+    """The parts of a response that matter. `offending` names elements by tag."""
 
     status: int
     offending: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of the peer: the elements of its command set by number, and its data set."""
+
+    command: Mapping[int, bytes]
+    data: bytes | None
 
 
 def store_request(sop_class_uid: str, sop_instance_uid: str, *, message_id: int) -> bytes:
@@ -38,6 +49,17 @@ def store_request(sop_class_uid: str, sop_instance_uid: str, *, message_id: int)
     )
 
 
+def find_request(sop_class_uid: str, *, message_id: int) -> bytes:
+    """Return a C-FIND-RQ (PS3.7 9.3.2.1)."""
+    return _command(
+        (AFFECTED_SOP_CLASS, _uid(sop_class_uid)),
+        (COMMAND_FIELD, _short(C_FIND_RQ)),
+        (MESSAGE_ID, _short(message_id)),
+        (PRIORITY, _short(MEDIUM)),
+        (DATA_SET_TYPE, _short(DATA_SET_PRESENT)),
+    )
+
+
 def echo_request(*, message_id: int) -> bytes:
     """Return a C-ECHO-RQ (PS3.7 9.3.5.1)."""
     return _command(
@@ -48,21 +70,32 @@ def echo_request(*, message_id: int) -> bytes:
     )
 
 
-def response(command: bytes, *, field: int, message_id: int) -> Response:
-    """Read the answer to message `message_id`, which must be of command field `field`.
+def response(heard: Message, *, field: int, message_id: int) -> Response:
+    """Read the answer to message `message_id`, which must be of command field `field`. Only a
+    match of a C-FIND carries a data set.
 
     Raises:
-        Malformed: another command, another message's answer, no status, or no command at all.
+        Malformed: another command, another message's answer, or no status.
     """
-    elements = _parse(command)
+    elements = heard.command
     found = _number(elements, COMMAND_FIELD)
     if found != field:
         raise Malformed(f"the peer sent the command {found:#06x} where {field:#06x} is due")
     if _number(elements, RESPONDED_TO) != message_id:
         raise Malformed("the peer answered a message that was not sent")
-    if _number(elements, DATA_SET_TYPE) != NO_DATA_SET:
-        raise Malformed("the peer's answer announces a data set")
-    return Response(_number(elements, STATUS), _tags(elements.get(OFFENDING_ELEMENT, b"")))
+    status = _number(elements, STATUS)
+    if (heard.data is not None) != (field == C_FIND_RSP and status in PENDING):
+        raise Malformed("the peer's answer announces a data set that is not due, or none")
+    return Response(status, _tags(elements.get(OFFENDING_ELEMENT, b"")))
+
+
+def has_data(command: Mapping[int, bytes]) -> bool:
+    """Tell whether a data set follows this command set.
+
+    Raises:
+        Malformed: it does not say so.
+    """
+    return _number(command, DATA_SET_TYPE) != NO_DATA_SET
 
 
 def _command(*elements: tuple[int, bytes]) -> bytes:
@@ -79,7 +112,12 @@ def _uid(value: str) -> bytes:
     return encoded + b"\0" * (len(encoded) % 2)
 
 
-def _parse(command: bytes) -> Mapping[int, bytes]:
+def parse(command: bytes) -> Mapping[int, bytes]:
+    """Return the elements of a command set by element number.
+
+    Raises:
+        Malformed: it is none.
+    """
     elements: dict[int, bytes] = {}
     at = 0
     while at < len(command):

@@ -13,6 +13,11 @@ class Unreachable(DimseError):
     """No TCP connection could be made."""
 
 
+class Untrusted(DimseError):
+    """TLS did not come about: one side does not trust the other, or they share no way to speak it
+    (PS3.15 B.12)."""
+
+
 class Rejected(DimseError):
     """A-ASSOCIATE-RJ (PS3.8 9.3.4) with its three numbers."""
 

@@ -11,10 +11,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from router.dimse.errors import Aborted, DimseError, Lost, Malformed, Released, Unreachable
+from router.dimse.errors import (
+    Aborted,
+    DimseError,
+    Lost,
+    Malformed,
+    Released,
+    Unreachable,
+    Untrusted,
+)
 from router.dimse.pace import Pace, Patience
+from router.dimse.secure import Plain, Tls, shake_hands
 
 P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 4, 5, 6, 7
+TLS_ALERT = 0x15
 HEADER = struct.Struct(">BxI")
 RELEASE_RQ_PDU = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 RELEASE_RP_PDU = b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"
@@ -38,26 +48,38 @@ def _silence(*, reset: bool) -> str:
 
 
 class Wire:
-    """A connected socket that sends vectors and reads whole PDUs.
+    """A connection, with or without TLS, that sends vectors and reads whole PDUs.
 
     `until` is the moment (`time.monotonic`) at which every wait ends, whatever moves.
     """
 
-    def __init__(self, sock: socket.socket, pace: Pace) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(0)
-        self._sock, self.pace, self._taken = sock, pace, bytearray()
+    def __init__(self, channel: Plain, pace: Pace) -> None:
+        self._channel, self.pace, self._taken = channel, pace, bytearray()
+        self._sock = channel.socket
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.until = float("inf")
 
     @classmethod
-    def connect(cls, host: str, port: int, *, timeout: float, pace: Pace) -> "Wire":
-        """Connect to the first address of `host` that answers.
+    def connect(
+        cls, host: str, port: int, *, timeout: float, pace: Pace, tls: Tls | None = None
+    ) -> "Wire":
+        """Connect to the first address of `host` that answers, within TLS when `tls` is given.
 
         Raises:
             Unreachable: name unknown, refused, no route, or no answer within `timeout` seconds.
+            Untrusted, Lost, Stalled, Stopped: the TLS handshake failed.
         """
+        sock = cls._connected(host, port, timeout)
+        if tls is None:
+            return cls(Plain(sock), pace)
+        otherwise = f"the TLS handshake was not done within {timeout:g} seconds"
+        patience = Patience(timeout, pace, otherwise=otherwise, until=float("inf"))
+        return cls(shake_hands(sock, tls, patience=patience), pace)
+
+    @staticmethod
+    def _connected(host: str, port: int, timeout: float) -> socket.socket:
         try:
-            return cls(socket.create_connection((host, port), timeout), pace)
+            return socket.create_connection((host, port), timeout)
         except socket.gaierror as error:
             raise Unreachable(f"the host name {host} is not known ({error.strerror})") from error
         except TimeoutError as error:
@@ -100,7 +122,7 @@ class Wire:
 
     def _push(self, buffers: list[memoryview]) -> int:
         try:
-            return self._sock.sendmsg(buffers)
+            return self._channel.push(buffers)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -130,6 +152,8 @@ class Wire:
         patience = self._patience(timeout, otherwise)
         self._fill(HEADER.size, patience)
         kind, length = HEADER.unpack_from(self._taken)
+        if kind == TLS_ALERT:
+            raise Malformed("the peer speaks TLS on this port (tls: true)")
         if not 1 <= kind <= ABORT:
             raise Malformed(f"the peer sent a PDU of the unknown type {kind:#04x}")
         if length > most:
@@ -144,7 +168,7 @@ class Wire:
             seconds = patience.tick()
             poll = select.poll()
             poll.register(self._sock, select.POLLIN)
-            if poll.poll(seconds * 1000):
+            if self._channel.holds_more() or poll.poll(seconds * 1000):
                 self._take(max(4096, needed - len(self._taken)))
 
     def _take(self, most: int) -> None:
@@ -152,7 +176,7 @@ class Wire:
         # for our delayed acknowledgement of the first.
         try:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            got = self._sock.recv(most)
+            got = self._channel.take(most)
         except BlockingIOError:
             return
         except OSError as error:
@@ -161,16 +185,19 @@ class Wire:
             raise Lost(_silence(reset=False))
         self._taken += got
 
-    def _last_words(self, otherwise: str) -> Aborted | Released | Lost:
+    def _last_words(self, otherwise: str) -> Aborted | Released | Lost | Untrusted:
         """After the connection broke: what the peer said before, if it said something."""
-        with suppress(DimseError):
+        try:
             while True:
                 pdu = self._next_taken()
                 if pdu.kind == ABORT and len(pdu.body) >= 4:
                     return Aborted(pdu.body[2], pdu.body[3])
                 if pdu.kind == RELEASE_RQ:
                     return Released()
-        return Lost(otherwise)
+        except Untrusted as refusal:  # with TLS 1.3 it comes only now
+            return refusal
+        except DimseError:
+            return Lost(otherwise)
 
     def _next_taken(self) -> Pdu:
         return self.read_pdu(timeout=0.05, most=1 << 16, otherwise="")
@@ -181,11 +208,11 @@ class Wire:
     def say(self, pdu: bytes) -> None:
         """Send a short PDU if the connection takes it; used on the way out, so it never raises."""
         with suppress(OSError):
-            self._sock.send(pdu)
+            self._channel.push([memoryview(pdu)])
 
     def close(self) -> None:
         """Close the connection."""
-        self._sock.close()
+        self._channel.close()
 
 
 def _advance(buffers: list[memoryview], at: int, moved: int) -> int:

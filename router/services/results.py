@@ -30,6 +30,7 @@ _ATTEMPTS = {
     Outcome.CONFIGURATION: AttemptOutcome.REFUSED,
     Outcome.UNKNOWN: AttemptOutcome.UNKNOWN,
     Outcome.NOT_SENT: AttemptOutcome.NOT_SENT,
+    Outcome.EXCLUDED: AttemptOutcome.NOT_SENT,
 }
 _DELIVER = (
     "UPDATE router_jobitem SET state = %s, status = %s, reason = %s, egress_sha256 = %s,"
@@ -103,6 +104,8 @@ def _finish_failed(claim: Claim, result: Result) -> int:
     }
     if result.outcome == Outcome.NOT_SENT:
         change |= {"state": ItemState.PENDING, "reason": item.reason, "status": item.status}
+    elif result.outcome == Outcome.EXCLUDED:
+        change |= {"state": ItemState.CANCELLED, "due_at": None}
     elif parks:
         change |= {"state": ItemState.PARKED, "tries": F("tries") + 1, "due_at": None}
     elif result.lane == "configuration":

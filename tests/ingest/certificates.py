@@ -24,18 +24,26 @@ def authority(folder: Path, name: str = "ca") -> Pair:
     return pair
 
 
-def signed(folder: Path, name: str, ca: Pair) -> Pair:
-    """A certificate for `localhost` and 127.0.0.1, signed by `ca`."""
+def signed(
+    folder: Path,
+    name: str,
+    ca: Pair,
+    *,
+    names: str = "DNS:localhost,IP:127.0.0.1",
+    days: int = 30,
+) -> Pair:
+    """A certificate for `localhost` and 127.0.0.1, or other `names`, signed by `ca`; one of
+    negative `days` has expired."""
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
     request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
-    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    extensions.write_text(f"subjectAltName={names}\n")
     _openssl(
         "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
         "-keyout", str(pair.key), "-out", str(request),
     )  # fmt: skip
     _openssl(
         "x509", "-req", "-in", str(request), "-CA", str(ca.certificate), "-CAkey", str(ca.key),
-        "-CAcreateserial", "-days", "30", "-extfile", str(extensions),
+        "-CAcreateserial", "-days", str(days), "-extfile", str(extensions),
         "-out", str(pair.certificate),
     )  # fmt: skip
     return pair

@@ -31,6 +31,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 IMPLICIT = "1.2.840.10008.1.2"
 BIG = "1.2.840.10008.1.2.2"
 JPEG = "1.2.840.10008.1.2.4.70"
+RLE, VIDEO = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.102"
 PROPOSALS = [dimse.Proposal(1, CT, (EXPLICIT,)), dimse.Proposal(3, dimse.VERIFICATION, (IMPLICIT,))]
 
 
@@ -80,6 +81,33 @@ class TestPlan:
         [only] = dimse.plan([(CT, JPEG)])
         assert [p.transfer_syntaxes for p in only.proposals] == [(JPEG,)]
 
+    def test_offers_what_is_wanted_each_in_a_context_of_its_own(self) -> None:
+        wanted = dimse.Preference((RLE, EXPLICIT, IMPLICIT))
+        [only] = dimse.plan([(CT, JPEG), (CT, BIG), (CT, RLE)], wanted)
+        offers = [proposal.transfer_syntaxes for proposal in only.proposals]
+        assert offers == [(RLE,), (EXPLICIT,), (IMPLICIT,)]
+        assert only.keys == {(CT, JPEG), (CT, BIG), (CT, RLE)}
+
+    def test_leaves_out_what_cannot_be_turned(self) -> None:
+        assert dimse.plan([(CT, VIDEO)], dimse.Preference((EXPLICIT,))) == []
+
+    @pytest.mark.parametrize(
+        ("wanted", "stored", "ways"),
+        [
+            ((), JPEG, (JPEG,)),
+            ((), IMPLICIT, (IMPLICIT, EXPLICIT)),
+            ((EXPLICIT, IMPLICIT), JPEG, (EXPLICIT, IMPLICIT)),
+            ((EXPLICIT, IMPLICIT), IMPLICIT, (IMPLICIT, EXPLICIT)),
+            ((RLE, EXPLICIT), EXPLICIT, (EXPLICIT, RLE)),
+            ((JPEG, EXPLICIT), BIG, (EXPLICIT,)),
+            ((JPEG, EXPLICIT), JPEG, (JPEG, EXPLICIT)),
+            ((VIDEO, EXPLICIT), VIDEO, (VIDEO,)),
+            ((EXPLICIT,), VIDEO, ()),
+        ],
+    )
+    def test_ways(self, wanted: tuple[str, ...], stored: str, ways: tuple[str, ...]) -> None:
+        assert dimse.Preference(wanted).ways(stored) == ways
+
     @given(
         st.lists(
             st.tuples(
@@ -127,11 +155,12 @@ class TestChoose:
     def test_table(
         self, stored: str, accepted: dict[int, str], expected: tuple[int, str] | None
     ) -> None:
-        assert dimse.choose(CT, stored, proposals=self.PLAN, accepted=accepted) == expected
+        ways = dimse.Preference().ways(stored)
+        assert dimse.choose(CT, ways, proposals=self.PLAN, accepted=accepted) == expected
 
     def test_never_takes_another_sop_class(self) -> None:
         accepted = {1: EXPLICIT}
-        assert dimse.choose("1.2", EXPLICIT, proposals=self.PLAN, accepted=accepted) is None
+        assert dimse.choose("1.2", (EXPLICIT,), proposals=self.PLAN, accepted=accepted) is None
 
 
 class TestAssociate:
@@ -454,7 +483,9 @@ class TestCommands:
     @given(st.binary(max_size=200))
     def test_any_answer_is_read_or_refused_by_name(self, command: bytes) -> None:
         try:
-            commands.response(command, field=commands.C_STORE_RSP, message_id=1)
+            heard = commands.Message(commands.parse(command), None)
+            commands.has_data(heard.command)
+            commands.response(heard, field=commands.C_STORE_RSP, message_id=1)
         except dimse.Malformed:
             return
 
@@ -462,5 +493,6 @@ class TestCommands:
         elements = [(0x0100, b"\x01\x80"), (0x0120, b"\x01\x00"), (0x0800, b"\x01\x01")]
         elements += [(0x0900, b"\x00\xa9"), (0x0901, b"\x10\x00\x20\x00")]
         command = b"".join(struct.pack("<HHI", 0, el, len(v)) + v for el, v in elements)
-        answer = commands.response(command, field=commands.C_STORE_RSP, message_id=1)
+        heard = commands.Message(commands.parse(command), None)
+        answer = commands.response(heard, field=commands.C_STORE_RSP, message_id=1)
         assert answer == dimse.Response(0xA900, ("(0010,0020)",))

@@ -16,7 +16,6 @@ from router.destinations.outcomes import Outcome
 from router.dicom import part10
 from tests.router.destinations.objects import (
     BIG,
-    CT,
     DEFLATED,
     EXPLICIT,
     IMPLICIT,
@@ -324,6 +323,54 @@ class TestStored:
         assert outcomes(results) == ["retry"] + ["delivered"] * 4
 
 
+class TestSopClasses:
+    """`sop_classes` keeps a class at home (C21): for good, without an association, and said so."""
+
+    MR = "1.2.840.10008.5.1.4.1.1.4"
+
+    @pytest.mark.parametrize(
+        "rule", [{"deny": ["MRImageStorage"]}, {"allow": ["CTImageStorage"]}, {"deny": [MR]}]
+    )
+    def test_only_what_may_leaves(self, few: list[Outgoing], rule: dict[str, list[str]]) -> None:
+        few[1] = dataclasses.replace(few[1], sop_class_uid=self.MR)
+        with Sink() as sink:
+            results = list(sender(sink, sop_classes=rule).send(few, Context()))
+            assert len(sink.objects) == 4
+        assert outcomes(results) == ["delivered", "excluded"] + ["delivered"] * 3
+        excluded = next(r for r in results if r.outcome == Outcome.EXCLUDED)
+        assert "MR Image Storage (1.2.840.10008.5.1.4.1.1.4) is not sent" in excluded.detail
+        assert excluded.lane is None
+
+    def test_nobody_is_called_when_nothing_may_leave(self, few: list[Outgoing]) -> None:
+        with Sink() as sink:
+            barred = sender(sink, sop_classes={"deny": ["CTImageStorage"]})
+            assert outcomes(list(barred.send(few, Context(echo_first=True)))) == ["excluded"] * 5
+            assert (sink.associations, sink.echoes) == (0, 0)
+
+
+class TestClassesRefused:
+    """A class the peer has no context for is answered for at once (C11)."""
+
+    def test_before_the_first_object_leaves(self, tmp_path: Path) -> None:
+        items = [
+            made(tmp_path, item_id=1),
+            *(made(tmp_path, item_id=n, syntax=J2K) for n in (2, 3)),
+        ]
+        with Sink(Script(transfer_syntaxes=[EXPLICIT])) as sink:
+            results = sender(sink).send(items, Context())
+            first, second = next(results), next(results)
+            assert (first.outcome, second.outcome) == (Outcome.DATA_ERROR, Outcome.DATA_ERROR)
+            assert first.detail == second.detail
+            assert sink.objects == []
+            assert [result.outcome for result in results] == [Outcome.DELIVERED]
+            assert sink.associations == 1
+
+    def test_what_would_help_is_said(self, tmp_path: Path) -> None:
+        with Sink(Script(transfer_syntaxes=[EXPLICIT])) as sink:
+            [result] = send(sink, [made(tmp_path, syntax=J2K)])
+        assert "transfer_syntax: uncompressed" in result.detail
+
+
 class TestProbe:
     def test_echoes_before_the_first_object(self, few: list[Outgoing]) -> None:
         with Sink() as sink:
@@ -336,31 +383,6 @@ class TestProbe:
             assert sink.objects == []
         assert outcomes(results) == ["configuration"] * 5
         assert {result.lane for result in results} == {"configuration"}
-
-
-class TestVerify:
-    def test_names_every_step(self) -> None:
-        with Sink(Script(sop_classes=[CT], transfer_syntaxes=[EXPLICIT])) as sink:
-            verification = sender(sink).verify()
-        assert verification.ok
-        names = [step.name for step in verification.steps]
-        assert names == ["connection", "association", "echo", "contexts"]
-        assert verification.steps[-1].detail == (
-            "Accepted are CT Image Storage: Explicit VR Little Endian."
-        )
-
-    def test_stops_at_the_step_that_failed(self) -> None:
-        with Sink(Script(reject=(1, 1, 7))) as sink:
-            verification = sender(sink).verify()
-        assert not verification.ok
-        assert [step.ok for step in verification.steps] == [True, False]
-        assert "Correct ae_title here." in verification.steps[-1].detail
-
-    def test_says_that_nothing_listens(self) -> None:
-        with RawSink(lambda connection: None) as gone:
-            pass
-        [step] = sender(gone).verify().steps
-        assert (step.name, step.ok) == ("connection", False)
 
 
 @pytest.fixture

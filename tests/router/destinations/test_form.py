@@ -72,11 +72,81 @@ def test_a_kind_is_complete(kind: str) -> None:
         ("outcomes", {82: "retry"}),
         ("outcomes", {"xxxx": "delivered"}),
         ("outcomes", {"B0": "retry"}),
+        ("transfer_syntax", "compressed"),
+        ("transfer_syntax", []),
+        ("transfer_syntax", ["JPEG2000Lossless"]),
+        ("transfer_syntax", ["ExplicitVRLittleEndian", "1.2.840.10008.1.2.1"]),
+        ("transfer_syntax", ["ExplicitVRLittleEndian", "CTImageStorage"]),
+        ("transfer_syntax", ["ExplicitVRLittleEndian", 1.2]),
+        ("sop_classes", ["CTImageStorage"]),
+        ("sop_classes", {"allow": []}),
+        ("sop_classes", {"allow": ["CTImageStorage"], "deny": ["MRImageStorage"]}),
+        ("sop_classes", {"only": ["CTImageStorage"]}),
+        ("sop_classes", {"deny": ["CT"]}),
+        ("tls", "maybe"),
+        ("tls", 1),
+        ("tls_ca", "ca.pem"),
+        ("tls_ca", "/etc/ca.pem"),
+        ("tls_pin", "00:11"),
+        ("tls_verify", False),
     ],
 )
 def test_dicom_refuses(key: str, value: object) -> None:
     form = KINDS["dicom"].form(DICOM | {key: value})
     assert list(form.errors) == [key]
+
+
+TLS = {"tls": True, "tls_ca": "/etc/ca.pem"}
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (TLS | {"tls_key_file": "/etc/key.pem"}, ["tls_key_file"]),
+        (TLS | {"tls_verify": False}, ["tls_ca"]),
+        ({"tls_pin": "ab" * 32, "tls_server_name": "pacs"}, ["tls_pin", "tls_server_name"]),
+        (TLS | {"tls_certificate": "key.pem"}, ["tls_certificate"]),
+    ],
+)
+def test_dicom_refuses_tls_that_has_no_effect(given: dict[str, object], wrong: list[str]) -> None:
+    form = KINDS["dicom"].form(DICOM | given)
+    assert sorted(form.errors) == wrong
+
+
+@pytest.mark.parametrize(
+    ("given", "canonical"),
+    [
+        ({"transfer_syntax": "uncompressed"}, {"transfer_syntax": "uncompressed"}),
+        (
+            {"transfer_syntax": ["JPEG2000Lossless", "ExplicitVRLittleEndian"]},
+            {"transfer_syntax": ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.1"]},
+        ),
+        (
+            {"transfer_syntax": "JPEG2000Lossless, 1.2.840.10008.1.2"},
+            {"transfer_syntax": ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2"]},
+        ),
+        (
+            {"sop_classes": {"deny": ["RawDataStorage", "1.2.3.4"]}},
+            {"sop_classes": {"deny": ["1.2.3.4", "1.2.840.10008.5.1.4.1.1.66"]}},
+        ),
+        (
+            {"sop_classes": "allow: CTImageStorage, 1.2.3.4"},
+            {"sop_classes": {"allow": ["1.2.3.4", "1.2.840.10008.5.1.4.1.1.2"]}},
+        ),
+        (TLS | {"tls_pin": "AB:" * 31 + "AB"}, TLS | {"tls_pin": "ab" * 32}),
+        ({"tls": "true", "tls_verify": "false"}, {"tls": True, "tls_verify": False}),
+    ],
+)
+def test_dicom_is_canonical_from_file_and_page(
+    given: dict[str, object], canonical: dict[str, object]
+) -> None:
+    form = KINDS["dicom"].form(DICOM | given)
+    assert form.is_valid(), form.errors
+    assert form.export() == DICOM | canonical
+    again = KINDS["dicom"].form(form.export())
+    assert again.is_valid()
+    assert again.cleaned_data == form.cleaned_data
+    assert json.loads(json.dumps(form.cleaned_data)) == form.cleaned_data
 
 
 @pytest.mark.parametrize(

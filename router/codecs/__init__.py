@@ -1,0 +1,1 @@
+"""Pixel codecs: run in the child of `router.sandbox` alone. Nothing else may import them."""
