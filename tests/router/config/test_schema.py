@@ -162,8 +162,8 @@ WRONG = [
         "sources[0].enabled: 'on' is not true or false",
     ),
     (
-        "version: 1\ndestinations:\n - {name: a, kind: s3}",
-        "line 3: destinations[0].kind: 's3' is unknown; expected one of: dicom, folder",
+        "version: 1\ndestinations:\n - {name: a, kind: fax}",
+        "line 3: destinations[0].kind: 'fax' is unknown; expected one of: dicom, folder",
     ),
     ("version: 1\ndestinations: [{name: a}]", "destinations[0]: the key 'kind' is missing"),
     (
