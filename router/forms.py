@@ -109,6 +109,16 @@ class FilterForm(forms.Form):
     def offer(self) -> None:
         """Fill the choices."""
 
+    def offer_origins(self) -> None:
+        """Fill ``modality`` and ``source`` with what occurs and what the user may see."""
+        limits = self.user.limits()
+        # The counts know every modality that came, in a hundredth of the rows.
+        occurring = HourCount.objects.exclude(modality="").values_list("modality", flat=True)
+        modalities = limits.get("modalities") or sorted(occurring.distinct().order_by()[:200])
+        sources = limits.get("sources") or sorted(Source.objects.values_list("name", flat=True))
+        self.fields["modality"].choices = _names("Any", modalities)  # type: ignore[attr-defined]
+        self.fields["source"].choices = _names("Any", sources)  # type: ignore[attr-defined]
+
     def value(self, name: str) -> Any:
         """Return a cleaned value, or None where nothing (readable) is given."""
         return self.cleaned_data.get(name) or None
@@ -149,13 +159,7 @@ class StudyFilter(FilterForm):
 
     def offer(self) -> None:
         """Offer the modalities and sources that occur and that the user may see."""
-        limits = self.user.limits()
-        # The counts know every modality that came, in a hundredth of the rows.
-        occurring = HourCount.objects.exclude(modality="").values_list("modality", flat=True)
-        modalities = limits.get("modalities") or sorted(occurring.distinct().order_by()[:200])
-        sources = limits.get("sources") or sorted(Source.objects.values_list("name", flat=True))
-        self.fields["modality"].choices = _names("Any", modalities)  # type: ignore[attr-defined]
-        self.fields["source"].choices = _names("Any", sources)  # type: ignore[attr-defined]
+        self.offer_origins()
 
     def studies(self, words: str) -> StudyQuerySet:
         """Return the visible studies that match the filters and the search words."""

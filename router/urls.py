@@ -11,6 +11,7 @@ from router.views import (
     quarantine,
     secrets,
     session,
+    statistics,
     studies,
 )
 
@@ -30,6 +31,10 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/apply/", jobs.apply, name="jobs-apply"),
     path("jobs/<int:pk>/", jobs.job, name="job"),
     path("quarantine/", quarantine.waiting, name="quarantine"),
+    path("triage/", triage.groups, name="triage"),
+    path("triage/confirm/", triage.confirm, name="triage-confirm"),
+    path("triage/apply/", triage.apply, name="triage-apply"),
+    path("statistics/", statistics.page, name="statistics"),
     path("quarantine/<int:pk>/release/", quarantine.release, name="quarantine-release"),
     path("quarantine/<int:pk>/discard/", quarantine.discard, name="quarantine-discard"),
     path("rules/", configuration.rules, name="rules"),

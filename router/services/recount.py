@@ -49,7 +49,7 @@ class _Sums:
 
     def add(self, key: Key, row: dict[str, Any]) -> None:
         """Add the figures of one row."""
-        self.objects[key] += row["objects"]
+        self.objects[key] += row["total"]
         self.bytes[key] += row["size"]
 
     def at(self, key: Key) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def _said() -> _Sums:
     sums = _Sums()
     rows = HourCount.objects.exclude(kind=CounterKind.PARKED)
     columns = ("hour", "kind", "source", "destination")
-    for row in rows.values(*columns).annotate(objects=Sum("objects_count"), size=Sum("bytes")):
+    for row in rows.values(*columns).annotate(total=Sum("objects_count"), size=Sum("bytes")):
         by_source = row["kind"] != CounterKind.DELIVERED
         name = row["source"] if by_source else row["destination"]
         sums.add((row["hour"], row["kind"], name), row)
@@ -89,11 +89,11 @@ def _counted() -> _Sums:
     receipts = Receipt.objects.order_by().values(
         "outcome", hour=TruncHour("received_at"), source=F("association__source")
     )
-    for row in receipts.annotate(objects=Count("pk"), size=Sum("size")):
+    for row in receipts.annotate(total=Count("pk"), size=Sum("size")):
         kind = COUNTED[ReceiptOutcome(row["outcome"])]
         sums.add((row["hour"], kind.value, row["source"]), row)
     done = Attempt.objects.filter(outcome__in=SUCCESSES).order_by()
     delivered = done.values(hour=TruncHour("ended_at"), to=F("item__destination__name"))
-    for row in delivered.annotate(objects=Count("pk"), size=Sum("item__size")):
+    for row in delivered.annotate(total=Count("pk"), size=Sum("item__size")):
         sums.add((row["hour"], CounterKind.DELIVERED.value, row["to"]), row)
     return sums

@@ -15,6 +15,7 @@ from django.shortcuts import render
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 
 Row = TypeVar("Row", bound=Model)
+Line = TypeVar("Line")
 
 PAGE = 50
 # What a spreadsheet takes for the beginning of a formula, full-width forms included (R53).
@@ -103,7 +104,7 @@ def wants_csv(request: HttpRequest) -> bool:
 
 
 def as_csv(
-    name: str, heads: Sequence[str], rows: Iterable[Row], cells: Callable[[Row], Sequence[object]]
+    name: str, heads: Sequence[str], rows: Iterable[Line], cells: Callable[[Line], Sequence[object]]
 ) -> StreamingHttpResponse:
     """Answer with a CSV file of all ``rows``, each cell safe for a spreadsheet."""
     response = StreamingHttpResponse(_lines(heads, rows, cells), content_type="text/csv")
@@ -114,7 +115,7 @@ def as_csv(
 
 
 def _lines(
-    heads: Sequence[str], rows: Iterable[Row], cells: Callable[[Row], Sequence[object]]
+    heads: Sequence[str], rows: Iterable[Line], cells: Callable[[Line], Sequence[object]]
 ) -> Iterator[str]:
     yield _line(heads)
     for row in rows:
