@@ -22,11 +22,6 @@ PAGES: dict[str, tuple[dict[str, object], set[str]]] = {
     "jobs": ({}, EVERYBODY),
     "jobs-confirm": ({"query": "action=retry&all=1"}, RUNNERS),
     "job": ({"pk": 1}, EVERYBODY),
-    "triage": ({}, EVERYBODY),
-    "triage-confirm": (
-        {"query": "action=retry&destination=pacs-2&state=parked&sop_class=1.2.3"},
-        RUNNERS,
-    ),
     "statistics": ({"query": "period=30"}, EVERYBODY),
     "quarantine": ({}, EVERYBODY),
     "quarantine-discard": ({"pk": -1}, RUNNERS),
