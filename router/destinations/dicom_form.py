@@ -11,6 +11,7 @@ from pydicom.uid import UID
 
 from router.destinations.fields import DurationField, TextField
 from router.destinations.form import DestinationForm
+from router.destinations.references import keys_of, references
 from router.dicom.syntaxes import TARGETS, UnknownSyntax, named
 
 HOST_LENGTH = 253
@@ -20,7 +21,8 @@ MOST_SYNTAXES, MOST_CLASSES = 16, 200
 AS_STORED, UNCOMPRESSED = "as_stored", "uncompressed"
 FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 SOP_CLASS = re.compile(r"[0-9]+(\.[0-9]+)+\Z")
-TLS_KEYS = ("tls_ca", "tls_certificate", "tls_key_file", "tls_server_name", "tls_pin")
+KEYS = keys_of("tls_key")
+TLS_KEYS = ("tls_ca", "tls_certificate", *KEYS, "tls_server_name", "tls_pin")
 
 
 class AETitleField(TextField):
@@ -198,7 +200,7 @@ class DicomForm(DestinationForm):
     tls = FlagField(initial=False)
     tls_ca = PemField()
     tls_certificate = PemField()
-    tls_key_file = PemField()
+    tls_key_env, tls_key_file, tls_key_stored = references()
     tls_server_name = HostField(max_length=HOST_LENGTH, required=False)
     tls_pin = FingerprintField(required=False)
     tls_verify = FlagField(initial=True)
@@ -213,8 +215,11 @@ class DicomForm(DestinationForm):
         elif given.get("tls_verify") is False:
             vain = ("tls_ca", "tls_server_name")
             self._refuse(given, vain, "Without tls_verify it has no effect; leave one of them out.")
-        if given.get("tls_key_file") and not given.get("tls_certificate"):
-            self.add_error("tls_key_file", "It belongs to a tls_certificate, which is missing.")
+        keys = [key for key in KEYS if given.get(key)]
+        if keys and not given.get("tls_certificate"):
+            self.add_error(keys[0], "It belongs to a tls_certificate, which is missing.")
+        for key in keys[1:]:
+            self.add_error(key, f"The key is expected once; {keys[0]} names it already.")
         return given
 
     def _refuse(self, given: Mapping[str, object], keys: Sequence[str], message: str) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Self, cast
 
 from django.conf import settings as project
 
-from router import dimse
+from router import dimse, secrets
 from router.destinations.base import Settings
 from router.destinations.dicom_form import AS_STORED, UNCOMPRESSED
 from router.destinations.fields import seconds
@@ -67,7 +68,14 @@ def _tls(settings: Settings) -> dimse.Tls | None:
         server_name=str(settings.get("tls_server_name") or settings["host"]),
         ca=str(settings.get("tls_ca") or ""),
         certificate=str(settings.get("tls_certificate") or ""),
-        key=str(settings.get("tls_key_file") or ""),
+        key=partial(_key, settings),
         pin=str(settings.get("tls_pin") or ""),
         verify=bool(settings.get("tls_verify", True)),
     )
+
+
+def _key(settings: Settings) -> str:
+    try:
+        return secrets.resolve(settings, "tls_key")
+    except secrets.Unresolved as error:
+        raise dimse.Untrusted(f"TLS is not possible, because {error}") from error

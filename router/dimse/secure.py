@@ -5,10 +5,11 @@ it is told; the files are read anew for each connection, so a renewed certificat
 """
 
 import hashlib
+import os
 import select
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,16 +32,17 @@ CIPHERS = ":".join(
 class Tls:
     """Whom we trust and who we say we are.
 
-    `ca`, `certificate` and `key` are PEM files; without `ca` the authorities of the system are
-    trusted. `server_name` is the name that the peer's certificate must bear. `pin` is the SHA-256
-    of that certificate (DER) in hexadecimal; without `ca` it is trusted by its pin alone. Without
-    `verify` and `pin` any certificate will do.
+    `ca` and `certificate` are PEM files; without `ca` the authorities of the system are trusted.
+    `key` is asked for the PEM text of our key when a connection is made; '' when it stands in the
+    file of the certificate. `server_name` is the name that the peer's certificate must bear.
+    `pin` is the SHA-256 of that certificate (DER) in hexadecimal; without `ca` it is trusted by
+    its pin alone. Without `verify` and `pin` any certificate will do.
     """
 
     server_name: str
     ca: str = ""
     certificate: str = ""
-    key: str = ""
+    key: Callable[[], str] = str
     pin: str = ""
     verify: bool = True
 
@@ -59,27 +61,39 @@ def context(tls: Tls) -> ssl.SSLContext:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     elif tls.ca:
-        _load(made, tls.ca, key="", is_ca=True)
+        _load(made, tls.ca, key=None)
     else:
         made.load_default_certs()
     if tls.certificate:
-        _load(made, tls.certificate, key=tls.key, is_ca=False)
+        _load(made, tls.certificate, key=tls.key())
     return made
 
 
-def _load(made: ssl.SSLContext, path: str, *, key: str, is_ca: bool) -> None:
+def _load(made: ssl.SSLContext, path: str, *, key: str | None) -> None:
+    """Load the authorities of `path`, or, with a `key`, the certificate that lies there."""
     try:
-        if is_ca:
+        if key is None:
             made.load_verify_locations(path)
-        else:  # a key with a passphrase is refused; OpenSSL would ask the terminal for it
-            made.load_cert_chain(path, key or None, password=lambda: b"")
+        else:
+            _load_pair(made, path, key)
     except ssl.SSLError as error:
-        what = "holds no certificate" if is_ca else "and its key do not fit, or are no PEM"
+        what = "holds no certificate" if key is None else "and its key do not fit, or are no PEM"
         raise Untrusted(f"TLS is not possible, because {path} {what}") from error
     except OSError as error:
-        where = error.filename or (f"{path} or its key" if key else path)
         cause = error.strerror or "input error"
-        raise Untrusted(f"TLS is not possible, because {where} cannot be read ({cause})") from error
+        raise Untrusted(f"TLS is not possible, because {path} cannot be read ({cause})") from error
+
+
+def _load_pair(made: ssl.SSLContext, path: str, key: str) -> None:
+    """OpenSSL reads keys from files only: ours lies in memory, under no name. One with a passphrase
+    is refused; OpenSSL would ask the terminal for it."""
+    descriptor = os.memfd_create("key")
+    try:
+        os.write(descriptor, key.encode())
+        where = f"/proc/self/fd/{descriptor}" if key else None
+        made.load_cert_chain(path, where, password=lambda: b"")
+    finally:
+        os.close(descriptor)
 
 
 class Plain:

@@ -208,6 +208,20 @@ class TestOurPapers:
         with tls_sink(papers.peer) as sink:
             refused(send(sink, [made(tmp_path)], **wrong), "and its key do not fit")
 
+    def test_a_key_from_the_environment(
+        self, tmp_path: Path, papers: Papers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PACS_TLS_KEY", papers.ours.key.read_text())
+        named = {
+            "tls_ca": papers.ca.certificate,
+            "tls_certificate": papers.ours.certificate,
+            "tls_key_env": "PACS_TLS_KEY",
+        }
+        with tls_sink(papers.peer, papers.ca) as sink:
+            assert send(sink, [made(tmp_path)], **named)[0].outcome == Outcome.DELIVERED
+            monkeypatch.delenv("PACS_TLS_KEY")
+            refused(send(sink, [made(tmp_path)], **named), "PACS_TLS_KEY is not set")
+
 
 class TestNoTls:
     def test_a_peer_without_tls(self, tmp_path: Path, papers: Papers) -> None:

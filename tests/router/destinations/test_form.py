@@ -104,6 +104,11 @@ TLS = {"tls": True, "tls_ca": "/etc/ca.pem"}
     [
         (TLS | {"tls_key_file": "/etc/key.pem"}, ["tls_key_file"]),
         (TLS | {"tls_verify": False}, ["tls_ca"]),
+        (
+            TLS
+            | {"tls_certificate": "/c.pem", "tls_key_env": "PACS_KEY", "tls_key_file": "/k.pem"},
+            ["tls_key_file"],
+        ),
         ({"tls_pin": "ab" * 32, "tls_server_name": "pacs"}, ["tls_pin", "tls_server_name"]),
         (TLS | {"tls_certificate": "key.pem"}, ["tls_certificate"]),
     ],
