@@ -42,6 +42,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("destinations/<slug:name>/pause/", configuration.pause, name="destination-pause"),
     path("secrets/", secrets.stored, name="secrets"),
     path("secrets/<slug:name>/remove/", secrets.remove, name="secret-remove"),
+    path("destinations/<slug:name>/rehearse/", configuration.rehearse, name="destination-rehearse"),
     path("sources/", configuration.sources, name="sources"),
     path("revisions/", configuration.revisions, name="revisions"),
     path("revisions/<int:number>/", configuration.revision, name="revision"),

@@ -13,6 +13,7 @@ from django.template import Context
 from django.templatetags.static import static
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from pydicom.uid import UID
 from pydicom.valuerep import PersonName
 
 from router.models import Study
@@ -190,6 +191,12 @@ def get(query: QueryDict, name: str) -> str:
 def code(status: int | None) -> str:
     """Write a DIMSE status as the Standard does: four hexadecimal digits (PS3.7 C)."""
     return "" if status is None else f"{status:04X}"
+
+
+@register.filter
+def uid_name(value: str) -> str:
+    """Return what the Standard calls a UID; the UID itself where it is not in the Standard."""
+    return str(UID(value).name)
 
 
 @register.filter

@@ -14,11 +14,9 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from router.destinations import KINDS
-from router.destinations.base import Verification
 from router.dicom.errors import RuleError
 from router.dicom.rules import describe, parse_condition
 from router.models import (
-    AuditOutcome,
     ConfigRevision,
     Destination,
     Permission,
@@ -26,7 +24,7 @@ from router.models import (
     Rule,
     Source,
 )
-from router.services import access, audit, jobs, overview
+from router.services import access, jobs, overview, trials
 from router.services.access import requires
 from router.views.listing import page, private, shown
 
@@ -90,6 +88,8 @@ def _destination(request: HttpRequest, name: str) -> dict[str, object]:
         "kind": kind.label if kind else row.kind,
         "settings": [(key, _shown(key, value)) for key, value in settings.items()],
         "rules": [rule for rule in Rule.objects.order_by("priority") if name in rule.send],
+        "can_send_tests": trials.can_send_tests(row.kind),
+        "can_rehearse": trials.can_rehearse(row.kind),
     }
 
 
@@ -103,23 +103,34 @@ def _shown(key: str, value: object) -> str:
 @requires(Permission.PAUSE)
 @require_POST
 def verify(request: HttpRequest, name: str) -> HttpResponse:
-    """Try the destination without sending an object, and show each step."""
+    """Try the destination, with a test object when asked for one, and show each step."""
     context = _destination(request, name)
-    verification = _verify(get_object_or_404(Destination.objects.present(), name=name))
-    audit.record(
-        "destination.verified",
-        actor=access.actor(request),
-        code="security",
-        outcome=AuditOutcome.SUCCESS if verification.ok else AuditOutcome.MINOR_FAILURE,
-        target=f"destination {name}",
-    )
-    context["verification"] = verification
+    with_object = request.POST.get("test_object") == "1"
+    try:
+        context["verification"] = trials.verify(
+            _present(name), actor=access.actor(request), with_object=with_object
+        )
+    except trials.CannotTry as error:
+        context["refusal"] = str(error)
     return shown(request, "config/destination.html", "config/_verification.html", context)
 
 
-def _verify(row: Destination) -> Verification:
-    settings = row.version.settings if row.version else {}
-    return KINDS[row.kind].sender(settings).verify()
+@requires(Permission.PAUSE)
+@require_POST
+def rehearse(request: HttpRequest, name: str) -> HttpResponse:
+    """Ask the destination what it would take of what was seen lately; nothing is sent."""
+    context = _destination(request, name)
+    try:
+        context["rehearsal"] = trials.rehearse(
+            _present(name), actor=access.actor(request), rule=request.POST.get("rule", "")
+        )
+    except trials.CannotTry as error:
+        context["refusal"] = str(error)
+    return shown(request, "config/destination.html", "config/_verification.html", context)
+
+
+def _present(name: str) -> Destination:
+    return get_object_or_404(Destination.objects.present().select_related("version"), name=name)
 
 
 @requires(Permission.PAUSE)

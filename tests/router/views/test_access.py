@@ -61,6 +61,7 @@ def address(name: str, given: dict[str, object], story: Study) -> str:
     if name == "job":
         arguments["pk"] = story.jobs.earliest("pk").pk
     query = f"?{given['query']}" if "query" in given else ""
+    "destination-rehearse": ({"name": "research"}, RUNNERS),
     return reverse(name, kwargs=arguments) + query
 
 
