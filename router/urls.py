@@ -13,6 +13,7 @@ from router.views import (
     session,
     statistics,
     studies,
+    triage,
 )
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -30,6 +31,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/confirm/", jobs.confirm, name="jobs-confirm"),
     path("jobs/apply/", jobs.apply, name="jobs-apply"),
     path("jobs/<int:pk>/", jobs.job, name="job"),
+    path("triage/", triage.groups, name="triage"),
+    path("triage/confirm/", triage.confirm, name="triage-confirm"),
+    path("triage/apply/", triage.apply, name="triage-apply"),
     path("quarantine/", quarantine.waiting, name="quarantine"),
     path("statistics/", statistics.page, name="statistics"),
     path("quarantine/<int:pk>/release/", quarantine.release, name="quarantine-release"),

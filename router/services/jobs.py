@@ -26,7 +26,7 @@ def _ring(items: JobItemQuerySet) -> None:
         doorbell.ring("deliver", pk, 0)
 
 
-def _lock(items: JobItemQuerySet) -> None:
+def lock(items: JobItemQuerySet) -> None:
     """Lock the rows in the order of their ids: two who act on the same ones at once would wait for
     each other for ever otherwise. SQLite has one writer at a time anyway."""
     if connection.features.has_select_for_update:
@@ -46,7 +46,7 @@ def _record(verb: str, count: int, actor: Actor) -> int:
 @transaction.atomic
 def retry(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Have parked and waiting items tried again now, their count of tries anew."""
-    _lock(items)
+    lock(items)
     _ring(items)
     return _record("retried", items.retry_now(), actor)
 
@@ -54,14 +54,14 @@ def retry(items: JobItemQuerySet, *, actor: Actor) -> int:
 @transaction.atomic
 def hold(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Hold pending and waiting items until released."""
-    _lock(items)
+    lock(items)
     return _record("held", items.hold(f"Held by {actor.name}."), actor)
 
 
 @transaction.atomic
 def release(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Release held items, for their destination's address of today."""
-    _lock(items)
+    lock(items)
     _ring(items)
     return _record("released", items.release(), actor)
 
@@ -69,7 +69,7 @@ def release(items: JobItemQuerySet, *, actor: Actor) -> int:
 @transaction.atomic
 def cancel(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Give up items that are neither sent nor being sent."""
-    _lock(items)
+    lock(items)
     return _record("cancelled", items.cancel(f"Cancelled by {actor.name}."), actor)
 
 

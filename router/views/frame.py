@@ -41,6 +41,7 @@ NAVIGATION: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("Dashboard", "/", "layout-dashboard", Permission.SEE_DASHBOARD),
             Entry("Studies", "/studies/", "images", Permission.SEE_STUDIES_MASKED),
             Entry("Jobs", "/jobs/", "list-checks", Permission.SEE_STUDIES_MASKED),
+            Entry("Triage", "/triage/", "layers", Permission.SEE_STUDIES_MASKED),
             Entry("Quarantine", "/quarantine/", "shield-alert", Permission.SEE_STUDIES_MASKED),
         ),
             Entry("Statistics", "/statistics/", "chart-column", Permission.SEE_DASHBOARD),

@@ -12,7 +12,7 @@ from tests import factories
 from tests.browser.seed import seed
 
 PAGES = (
-    "/", "/studies/", "/jobs/", "/quarantine/", "/rules/", "/destinations/",
+    "/", "/studies/", "/jobs/", "/triage/", "/quarantine/", "/rules/", "/destinations/",
     "/destinations/pacs-2/", "/sources/", "/revisions/", "/revisions/2/", "/audit/", "/system/",
     "/password/", "/statistics/", "/statistics/?period=90", "/jobs/confirm/?action=hold&all=1",
 )  # fmt: skip

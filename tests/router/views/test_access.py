@@ -23,6 +23,11 @@ PAGES: dict[str, tuple[dict[str, object], set[str]]] = {
     "jobs-confirm": ({"query": "action=retry&all=1"}, RUNNERS),
     "job": ({"pk": 1}, EVERYBODY),
     "statistics": ({"query": "period=30"}, EVERYBODY),
+    "triage": ({}, EVERYBODY),
+    "triage-confirm": (
+        {"query": "action=retry&destination=pacs-2&state=parked&sop_class=1.2.3"},
+        RUNNERS,
+    ),
     "quarantine": ({}, EVERYBODY),
     "quarantine-discard": ({"pk": -1}, RUNNERS),
     "rules": ({}, CONFIG),
@@ -40,6 +45,17 @@ PAGES: dict[str, tuple[dict[str, object], set[str]]] = {
 }
 POSTS: dict[str, tuple[dict[str, object], set[str]]] = {
     "jobs-apply": ({"data": {"action": "retry", "all": "1"}}, RUNNERS),
+    "triage-apply": (
+        {
+            "data": {
+                "action": "retry",
+                "destination": "pacs-2",
+                "state": "parked",
+                "sop_class": "1.2.3",
+            }
+        },
+        RUNNERS,
+    ),
     "quarantine-release": ({"pk": -1}, RUNNERS),
     "quarantine-discard": ({"pk": -1}, RUNNERS),
     "destination-resume": ({"name": "pacs-2"}, RUNNERS),
