@@ -74,14 +74,13 @@ def client(
 
     Requests raise `Forbidden`, or what httpx raises.
     """
-    return httpx.Client(
+    return _Client(
         transport=_Transport(tls_context(verify, certificate), Watch(abort, progress)),
         timeout=httpx.Timeout(
             connect=timeout.connect, write=timeout.write, read=timeout.read, pool=timeout.connect
         ),
         follow_redirects=False,
         trust_env=False,
-        event_hooks={"request": [_check]},
     )
 
 
@@ -110,8 +109,25 @@ def _trusting() -> ssl.SSLContext:
     return context
 
 
-def _check(request: httpx.Request) -> None:
-    guard.check_url(str(request.url))
+class _Client(httpx.Client):
+    """httpx's own, which looks at an address before it is taken to pieces."""
+
+    def build_request(
+        self,
+        method: str,
+        url: httpx.URL | str,
+        **given: Any,  # httpx's own arguments
+    ) -> httpx.Request:
+        """Return a request.
+
+        Raises:
+            Forbidden: its address is none, or refused at sight.
+        """
+        guard.check_url(str(url))
+        try:
+            return super().build_request(method, url, **given)
+        except httpx.InvalidURL as error:
+            raise guard.Forbidden("an address like https://host:443/path is expected") from error
 
 
 class _Transport(httpx.HTTPTransport):

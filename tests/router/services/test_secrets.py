@@ -18,7 +18,7 @@ from pytest_django import Settings
 from router import secrets as ring
 from router.config import schema
 from router.config.findings import ConfigError
-from router.models import AuditEvent, Secret
+from router.models import AuditEvent, ConfigRevision, Destination, Secret
 from router.services import config, secrets
 from router.services.actors import Actor
 from tests import factories
@@ -190,14 +190,43 @@ def test_rotation_names_what_does_not_open_and_goes_on() -> None:
     assert secrets.reveal("three") == "secret of three"
 
 
+CONFIGURATION = """
+version: 1
+destinations:
+  - {name: web, kind: stow, url: "http://10.1.2.3/dicom-web", username: u, password_stored: pacs}
+"""
+
+
 @pytest.mark.django_db
 def test_a_configuration_names_only_what_is_stored() -> None:
-    from router.config.plan import Change, FieldChange
-    from router.services import working_copy
+    document = schema.load(CONFIGURATION)
+    for dry_run in (True, False):
+        with pytest.raises(ConfigError, match="no secret 'pacs' is stored"):
+            config.apply(document, actor=ACTOR, dry_run=dry_run)
+    assert not Destination.objects.exists()
 
-    change = Change("+", "destination", "web", (FieldChange("password_stored", None, "pacs"),))
-    with pytest.raises(ConfigError, match="no secret 'pacs' is stored"):
-        working_copy.check([change])
     secrets.put("pacs", "hunter2", actor=ACTOR)
-    working_copy.check([change])
-    assert schema.load("version: 1")
+    config.apply(document, actor=ACTOR)
+    exported = config.export()
+
+    assert "password_stored: pacs" in exported
+    assert "hunter2" not in exported
+    assert config.apply(schema.load(exported), actor=ACTOR).changes == ()
+    version = Destination.objects.get().version
+    assert version is not None
+    assert ring.resolve(version.settings, "password") == "hunter2"
+    assert secrets.uses() == {"pacs": ["web"]}
+
+
+@pytest.mark.django_db
+def test_a_secret_that_is_replaced_is_used_at_once_and_needs_no_revision() -> None:
+    secrets.put("pacs", "hunter2", actor=ACTOR)
+    config.apply(schema.load(CONFIGURATION), actor=ACTOR)
+    revisions = ConfigRevision.objects.count()
+
+    secrets.put("pacs", "hunter3", actor=ACTOR)
+
+    version = Destination.objects.get().version
+    assert version is not None
+    assert ring.resolve(version.settings, "password") == "hunter3"
+    assert ConfigRevision.objects.count() == revisions
