@@ -43,8 +43,8 @@ NAVIGATION: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("Jobs", "/jobs/", "list-checks", Permission.SEE_STUDIES_MASKED),
             Entry("Triage", "/triage/", "layers", Permission.SEE_STUDIES_MASKED),
             Entry("Quarantine", "/quarantine/", "shield-alert", Permission.SEE_STUDIES_MASKED),
-        ),
             Entry("Statistics", "/statistics/", "chart-column", Permission.SEE_DASHBOARD),
+        ),
     ),
     (
         "Configuration",

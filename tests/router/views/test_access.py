@@ -61,6 +61,7 @@ POSTS: dict[str, tuple[dict[str, object], set[str]]] = {
     "destination-resume": ({"name": "pacs-2"}, RUNNERS),
     "destination-pause": ({"name": "archive"}, RUNNERS),
     "destination-verify": ({"name": "research"}, RUNNERS),
+    "destination-rehearse": ({"name": "research"}, RUNNERS),
     "secret-remove": ({"name": "unknown"}, {"administrator"}),
     "study-route": ({"pk": 0}, RUNNERS),
     "study-search": ({"data": {"q": "ACC"}}, EVERYBODY),
@@ -77,7 +78,6 @@ def address(name: str, given: dict[str, object], story: Study) -> str:
     if name == "job":
         arguments["pk"] = story.jobs.earliest("pk").pk
     query = f"?{given['query']}" if "query" in given else ""
-    "destination-rehearse": ({"name": "research"}, RUNNERS),
     return reverse(name, kwargs=arguments) + query
 
 
