@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -314,7 +315,7 @@ class TestDcmtk:
 
 class TestOrthanc:
     def test_takes_objects_over_tls(self, tmp_path: Path, papers: Papers) -> None:
-        options = {
+        options: dict[str, Any] = {
             "DicomTlsEnabled": True,
             "DicomTlsCertificate": str(papers.peer.certificate),
             "DicomTlsPrivateKey": str(papers.peer.key),

@@ -187,6 +187,24 @@ class TestDestinations:
         pacs = Destination.objects.get(name="pacs")
         assert (pacs.kind, pacs.endpoint) == ("folder", 2)
 
+    def test_tls_is_part_of_the_address_and_what_is_sent_is_not(self) -> None:
+        apply(TEXT)
+        item = self.item(ItemState.PENDING)
+        secure = "associations: 3, tls: true, tls_ca: /etc/ca.pem, tls_certificate: /etc/us.pem"
+        syntaxes = "transfer_syntax: [JPEG2000Lossless, ExplicitVRLittleEndian]"
+        classes = "sop_classes: {deny: [RawDataStorage]}"
+        apply(TEXT.replace("associations: 3", f"{syntaxes}, {classes}"))
+        item.refresh_from_db()
+        assert item.state == ItemState.PENDING
+        apply(TEXT.replace("associations: 3", f"{secure}, {syntaxes}, {classes}"))
+        item.refresh_from_db()
+        assert item.state == ItemState.HELD
+        assert apply(config.export()).changes == ()
+        exported = config.export()
+        assert "tls_ca: /etc/ca.pem" in exported
+        assert "transfer_syntax: [1.2.840.10008.1.2.4.90, 1.2.840.10008.1.2.1]" in exported
+        assert "deny: [1.2.840.10008.5.1.4.1.1.66]" in exported
+
     def test_other_settings_make_a_version_and_hold_nothing(self) -> None:
         apply(TEXT)
         item = self.item(ItemState.PENDING)

@@ -58,6 +58,7 @@ OUTCOMES = {
     Outcome.CONFIGURATION: (S.PARKED, 1, A.REFUSED),
     Outcome.UNKNOWN: (S.WAITING, 1, A.UNKNOWN),
     Outcome.NOT_SENT: (S.PENDING, 0, A.NOT_SENT),
+    Outcome.EXCLUDED: (S.CANCELLED, 0, A.NOT_SENT),
 }
 
 
