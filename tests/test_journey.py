@@ -41,7 +41,6 @@ SHIPPED = (
     "rtplan.dcm",
     "test-SR.dcm",
     "waveform_ecg.dcm",
-    "emri_small_jpeg_2k_lossless_too_short.dcm",
 )
 LAYOUT = "{StudyInstanceUID}/{SOPInstanceUID}.dcm"
 pytestmark = [pytest.mark.database, pytest.mark.timeout(240)]

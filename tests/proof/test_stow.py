@@ -53,8 +53,8 @@ def test_the_real_set_reaches_orthanc_by_dicomweb_byte_for_byte(
     for one in objects:
         if one not in fit:
             states = partial(states_of, product, one.sop_instance_uid)
-            wait_until(lambda: states() == {"Needs attention"}, seconds=60, what="it parked")  # noqa: B023 - called at once
-    assert len(fit) >= 10
+            wait_until(lambda: states() == {"Needs attention"}, seconds=60, what="it parked")
+    assert len(fit) >= 5
     product.verify("--deep")
 
 
