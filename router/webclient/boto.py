@@ -176,6 +176,11 @@ def _guarded(pool: Any, connection: Any, write: float) -> Any:
             super().connect()
             self.sock.settimeout(write)
 
+        def request(self, *args: Any, **kwargs: Any) -> None:
+            if self.sock is not None:  # used again: it still has the time-out for reading
+                self.sock.settimeout(write)
+            super().request(*args, **kwargs)
+
     return type("Pool", (pool,), {"ConnectionCls": Connection})
 
 

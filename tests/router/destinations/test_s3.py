@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError
+from pytest_django import Settings
 
+from router import webclient
 from router.destinations import KINDS, s3
 from router.destinations.base import Confirming, Context, Outgoing, Result
 from router.destinations.outcomes import Outcome
@@ -299,6 +302,17 @@ class TestTrouble:
             ("not_sent", "transport"),
         ]
 
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    def test_an_address_that_is_not_allowed_stops_the_lane(
+        self, swift: Swift, kept_in: Path, settings: Settings, host: str
+    ) -> None:
+        sending = sender(f"http://{host}:{swift.port}")
+        settings.OUTBOUND_ALLOW = []
+        [result] = sending.send([made(kept_in)], Context())
+        assert (result.outcome, result.lane) == ("configuration", "configuration")
+        assert "loopback" in result.detail
+        assert [step.name for step in sending.verify().steps if not step.ok]
+
     @pytest.mark.parametrize("size", [256, 6 << 20])
     def test_what_does_not_match_its_hash_never_leaves(
         self, swift: Swift, store: Any, kept_in: Path, size: int
@@ -371,6 +385,26 @@ class TestCuts:
         stuck = Fault("stuck", down_bytes=10, end="stall")
         times = {"connect_timeout": "1s", "response_timeout": "1s"}
         assert self._settles(swift, proxy, store, item, stuck, **times) == "retry"
+
+    @pytest.mark.timeout(60)
+    def test_a_store_that_takes_no_more_bytes_is_given_up(
+        self, swift: Swift, proxy: FaultProxy, store: Any
+    ) -> None:
+        """On a connection that is used again too, long before an answer would be late."""
+        client = webclient.boto_client(
+            "s3",
+            keys=webclient.Keys(ACCESS_KEY, SECRET_KEY),
+            region="us-east-1",
+            endpoint=through(proxy),
+            timeout=webclient.Timeouts(connect=5, write=1, read=600),
+            options={"s3": {"addressing_style": "path"}},
+        )
+        proxy.fault = Fault("stuck", up_bytes=1 << 20, end="stall")
+        client.head_bucket(Bucket=BUCKET)
+        with pytest.raises(BotoCoreError):
+            client.put_object(Bucket=BUCKET, Key="x", Body=bytes(64 << 20))
+        proxy.heal()
+        assert (proxy.passed, keys(store)) == (1, [])
 
     def test_garbage_is_no_answer(
         self, swift: Swift, proxy: FaultProxy, store: Any, kept_in: Path
