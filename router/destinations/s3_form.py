@@ -1,7 +1,7 @@
 """The settings of a bucket as a form. It knows keys and their rules, asks no store."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from django import forms
@@ -11,13 +11,13 @@ from router import secrets, webclient
 from router.destinations.fields import DurationField, TextField
 from router.destinations.folder import DEFAULT_LAYOUT, LayoutField, PathField
 from router.destinations.form import DestinationForm
+from router.destinations.references import references
 
 MIB = 1 << 20
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]\Z")
 REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
 PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\Z")
 STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]{0,39}\Z")
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 TAG = re.compile(r"[A-Za-z0-9 +\-.:/@_]*\Z")
 MOST_TAGS, TAG_NAME, TAG_VALUE = 10, 128, 256
 
@@ -59,24 +59,6 @@ class EndpointField(TextField):
         parts = urlsplit(text)
         if parts.path or parts.query or parts.fragment:
             raise ValidationError("An address without a path is expected, like https://host:9000.")
-        return text
-
-
-class ReferenceField(TextField):
-    """Where a secret is: what it is called by is settings, the secret itself never is."""
-
-    def __init__(self, check: Callable[[str], None]) -> None:
-        super().__init__(max_length=1024, required=False)
-        self._check = check
-
-    def to_python(self, value: object) -> str:
-        """Return the reference as it was given."""
-        text = super().to_python(value)
-        try:
-            if text:
-                self._check(text)
-        except ValueError as error:
-            raise ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
         return text
 
 
@@ -124,20 +106,6 @@ def _tag(name: object, value: object) -> tuple[str, str]:
     return name, value
 
 
-def _check_name(text: str) -> None:
-    if not NAME.match(text):
-        raise ValueError("the name of a stored secret is expected")
-
-
-def _reference() -> tuple[forms.Field, forms.Field, forms.Field]:
-    """Return the fields of one secret: its variable, its file, or its name among those stored."""
-    return (
-        ReferenceField(secrets.check_variable),
-        ReferenceField(secrets.check_file),
-        ReferenceField(_check_name),
-    )
-
-
 def _one_of(choices: tuple[str, ...]) -> forms.ChoiceField:
     return forms.ChoiceField(
         choices=[(choice, choice) for choice in choices], initial=choices[0], required=False
@@ -153,9 +121,9 @@ class S3Form(DestinationForm):
     # Django takes fields out of the class, so its own attribute `prefix` stays what it is.
     prefix = PrefixField(max_length=512, required=False)  # type: ignore[assignment]
     layout = LayoutField(max_length=1024, initial=DEFAULT_LAYOUT, required=False)
-    access_key_env, access_key_file, access_key_stored = _reference()
-    secret_key_env, secret_key_file, secret_key_stored = _reference()
-    session_token_env, session_token_file, session_token_stored = _reference()
+    access_key_env, access_key_file, access_key_stored = references()
+    secret_key_env, secret_key_file, secret_key_stored = references()
+    session_token_env, session_token_file, session_token_stored = references()
     addressing = _one_of(ADDRESSINGS)
     encryption = _one_of(ENCRYPTIONS)
     kms_key = TextField(max_length=300, required=False)

@@ -5,7 +5,6 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,10 +49,12 @@ def test_the_real_set_reaches_orthanc_by_dicomweb_byte_for_byte(
     product.wait_idle(90)
     assert Counter(orthanc.hashes().values()) == hashed(fit)
 
-    for one in objects:
-        if one not in fit:
-            states = partial(states_of, product, one.sop_instance_uid)
-            wait_until(lambda: states() == {"Needs attention"}, seconds=60, what="it parked")
+    refused = [one.sop_instance_uid for one in objects if one not in fit]
+
+    def are_parked() -> bool:
+        return all(states_of(product, uid) == {"Needs attention"} for uid in refused)
+
+    wait_until(are_parked, seconds=60, what="the others parked")
     assert len(fit) >= 5
     product.verify("--deep")
 
