@@ -10,9 +10,11 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -228,3 +230,22 @@ def _addresses(reply: bytes) -> list[str]:
         found.append(str(ipaddress.ip_address(reply[at + 12 : at + 12 + length])))
         at += 12 + length
     return found
+
+
+@dataclass(frozen=True)
+class Files:
+    """An authority, and a pair signed by it that serves both ends."""
+
+    ca: Path
+    pair: tuple[Path, Path]
+
+
+@contextmanager
+def tls_server(files: Files, *, asks: bool = False) -> Iterator[WebServer]:
+    """Serve over TLS; with `asks` only those who show a certificate of the authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files.pair)
+    context.load_verify_locations(files.ca)
+    context.verify_mode = ssl.CERT_REQUIRED if asks else ssl.CERT_NONE
+    with WebServer(tls=context) as server:
+        yield server

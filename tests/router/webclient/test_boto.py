@@ -11,12 +11,20 @@ from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
     ReadTimeoutError,
+    SSLError,
 )
 from pytest_django import Settings
 
 from router.webclient import Forbidden, Keys, Timeouts, boto_client
 from tests.router.webclient import hostile
-from tests.router.webclient.far_ends import Answer, Listener, NameServer, WebServer
+from tests.router.webclient.far_ends import (
+    Answer,
+    Files,
+    Listener,
+    NameServer,
+    WebServer,
+    tls_server,
+)
 
 TIMES = Timeouts(connect=2, write=2, read=2)
 KEYS = Keys("AKIDEXAMPLE", "hunter2hunter2")
@@ -167,3 +175,30 @@ def test_puts_a_body_and_keeps_its_connection() -> None:
     assert len(server.connections) == 1
     assert [asked[1] for asked in server.requests] == ["/images/one", "/images/two"]
     assert all(body in asked[3] for asked in server.requests)
+
+
+@pytest.mark.usefixtures("_loopback_listed")
+def test_trusts_the_authority_that_is_named_and_shows_our_certificate(files: Files) -> None:
+    with tls_server(files, asks=True) as server:
+        server.answer.body = b""
+        store(server.url, verify=files.ca, certificate=files.pair).head_bucket(Bucket="images")
+        with pytest.raises(SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+            store(server.url, certificate=files.pair).head_bucket(Bucket="images")
+        with pytest.raises(BotoCoreError):
+            store(server.url, verify=files.ca).head_bucket(Bucket="images")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.usefixtures("_loopback_listed")
+def test_refuses_a_certificate_of_another_name(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        NameServer({"store.example": [["127.0.0.1"]]}) as names,
+        tls_server(files) as server,
+    ):
+        monkeypatch.setattr(socket, "getaddrinfo", names.resolver())
+        client = store(f"https://store.example:{server.port}", verify=files.ca)
+        with pytest.raises(SSLError, match=r"store\.example"):
+            client.head_bucket(Bucket="images")
+    assert server.requests == []

@@ -155,6 +155,14 @@ def test_a_name_that_changes_its_answer_is_judged_by_each_connection(
     assert hidden.count == 0
 
 
+def test_where_a_connection_has_led_is_looked_at_once_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        made = socket.create_connection(server.getsockname())
+        with pytest.raises(Forbidden, match=r"store\.example leads to 127\.0\.0\.1"):
+            guard._checked(made, "store.example")
+    assert made.fileno() == -1  # it is closed
+
+
 def test_tries_the_next_address_when_one_refuses(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:

@@ -3,11 +3,7 @@
 import ipaddress
 import itertools
 import socket
-import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,9 +12,15 @@ from pytest_django import Settings
 
 from router import webclient
 from router.webclient import Forbidden, Timeouts
-from tests.ingest import certificates
 from tests.router.webclient import hostile
-from tests.router.webclient.far_ends import Answer, Listener, NameServer, WebServer
+from tests.router.webclient.far_ends import (
+    Answer,
+    Files,
+    Listener,
+    NameServer,
+    WebServer,
+    tls_server,
+)
 
 TIMES = Timeouts(connect=2, write=2, read=2)
 
@@ -173,33 +175,6 @@ def test_nobody_there_is_a_connect_error() -> None:
         port = server.getsockname()[1]
     with webclient.client(timeout=TIMES) as client, pytest.raises(httpx.ConnectError):
         client.get(f"http://127.0.0.1:{port}/")
-
-
-@dataclass(frozen=True)
-class Files:
-    """An authority, and a pair signed by it that serves both ends."""
-
-    ca: Path
-    pair: tuple[Path, Path]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    folder = tmp_path_factory.mktemp("tls")
-    ca = certificates.authority(folder)
-    end = certificates.signed(folder, "end", ca)
-    return Files(ca.certificate, (end.certificate, end.key))
-
-
-@contextmanager
-def tls_server(files: Files, *, asks: bool = False) -> Iterator[WebServer]:
-    """Serve over TLS; with `asks` only those who show a certificate of the authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*files.pair)
-    context.load_verify_locations(files.ca)
-    context.verify_mode = ssl.CERT_REQUIRED if asks else ssl.CERT_NONE
-    with WebServer(tls=context) as server:
-        yield server
 
 
 @pytest.mark.usefixtures("_loopback_listed")
