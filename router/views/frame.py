@@ -91,6 +91,7 @@ def _personal(request: HttpRequest, person: User) -> dict[str, object]:
         "may_resolve": users.holds(person, Permission.RESOLVE_QUARANTINE),
         "may_pause": users.holds(person, Permission.PAUSE),
         "may_see_config": users.holds(person, Permission.SEE_CONFIG),
+        "may_activate": users.holds(person, Permission.ACTIVATE),
         "may_see_health": users.holds(person, Permission.SEE_HEALTH),
     }
 
