@@ -18,10 +18,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, close_old_connections, connection
-from django_q.cluster import Cluster
 
 from router import doorbell, lifeline, stopping
-from router.management import processes
+from router.management import cluster, processes
 from router.services import durability, heartbeats, upkeep
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Command(BaseCommand):
         durability.refuse_unsafe_database()
         if options["cluster"]:
             lifeline.end_forks_with_this()
-            Cluster().start()
+            cluster.Cluster().start()
             return
         with tempfile.TemporaryDirectory(prefix="router-worker-") as folder:
             Watchdog(Path(folder) / "stop").run()

@@ -86,6 +86,19 @@ def test_answers_comes_back_after_a_kill_and_ends_when_told(worker: Worker) -> N
 
 
 @pytest.mark.timeout(240)
+def test_any_idle_worker_may_be_killed(worker: Worker) -> None:
+    """One of them always waits first in the queue; its place must not stay locked."""
+    _wait_for(worker.beats)
+    sentinel = worker.cluster()[1]
+    for _ in range(2):
+        for one in sentinel.children():
+            last_beat = worker.beats()
+            one.kill()
+            _wait_for(lambda beat=last_beat: worker.beats() > beat)  # type: ignore[misc]
+    assert worker.cluster()[1].pid == sentinel.pid  # nobody had to start it anew
+
+
+@pytest.mark.timeout(240)
 def test_no_worker_outlives_a_killed_sentinel(worker: Worker) -> None:
     """The watchdog sleeps meanwhile: it is the kernel that ends the pool."""
     _wait_for(worker.beats)
