@@ -1,11 +1,13 @@
 """The configuration as it stands and as it was: rules, destinations, sources, revisions; read only.
 
-Changing it is done with ``apply_config``. Secrets are never shown, only the names they go by.
+Changing it is done with ``apply_config``, a destination in ``destination_editor``. Secrets are never
+shown, only the names they go by.
 """
 
 import difflib
 import json
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import yaml
 from django.contrib import messages
@@ -19,12 +21,13 @@ from router.dicom.rules import describe, parse_condition
 from router.models import (
     ConfigRevision,
     Destination,
+    DestinationVersion,
     Permission,
     RoutingDefaults,
     Rule,
     Source,
 )
-from router.services import access, jobs, overview, trials
+from router.services import access, jobs, lane_story, overview, trials
 from router.services.access import requires
 from router.views.listing import page, private, shown
 
@@ -32,6 +35,18 @@ SECRET_WORDS = ("password", "secret", "key", "token")
 SECRET_WAYS = ("_env", "_file", "_stored")
 """What ends in one of these only names a secret."""
 HIDDEN = "(hidden)"
+
+
+MOST_VERSIONS = 20
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A version of a destination: key, before and after of each setting that it changed."""
+
+    row: DestinationVersion
+    changes: list[tuple[str, str, str]]
+    is_first: bool
 
 
 @dataclass(frozen=True)
@@ -88,9 +103,32 @@ def _destination(request: HttpRequest, name: str) -> dict[str, object]:
         "kind": kind.label if kind else row.kind,
         "settings": [(key, _shown(key, value)) for key, value in settings.items()],
         "rules": [rule for rule in Rule.objects.order_by("priority") if name in rule.send],
+        "story": lane_story.read(access.person(request), row),
+        "versions": _versions(row),
         "can_send_tests": trials.can_send_tests(row.kind),
         "can_rehearse": trials.can_rehearse(row.kind),
     }
+
+
+def _versions(row: Destination) -> list[VersionRow]:
+    """Return the newest versions, each with what it changed against the one before."""
+    newest = list(row.versions.order_by("-number")[: MOST_VERSIONS + 1])
+    pairs = zip_longest(newest, newest[1:])
+    found = [VersionRow(one, _changes(before, one), before is None) for one, before in pairs if one]
+    return found[:MOST_VERSIONS]
+
+
+def _changes(
+    before: DestinationVersion | None, row: DestinationVersion
+) -> list[tuple[str, str, str]]:
+    if before is None:
+        return []
+    old, new = before.settings, row.settings
+    return [
+        (key, _shown(key, old.get(key, "")) or "(none)", _shown(key, new.get(key, "")) or "(none)")
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
 
 
 def _shown(key: str, value: object) -> str:
