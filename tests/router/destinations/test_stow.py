@@ -18,6 +18,7 @@ from router.destinations import KINDS, credentials
 from router.destinations.base import Confirming, Context, Outgoing, Result
 from router.destinations.outcomes import Outcome
 from router.destinations.stow import MOST_FAILURES, StowSender
+from router.destinations.stow_batches import BLOCK_BYTES, Parcel
 from router.destinations.stow_presets import PRESETS
 from tests.ingest.certificates import authority, signed
 from tests.origins import Origin, Reply, Request, Script, Server
@@ -67,6 +68,14 @@ def test_real_objects_leave_byte_for_byte_in_bounded_batches(tmp_path: Path) -> 
     assert max(sizes) <= max(4 << 20, large) + 7 * 2000
     assert {request.path for request in origin.requests} == {"/dicom-web/studies"}
     assert {request.headers["Accept"] for request in origin.requests} == {"application/dicom+json"}
+
+
+def test_a_body_is_made_in_blocks_and_as_long_as_it_says(tmp_path: Path) -> None:
+    parcel = Parcel(objects(tmp_path, 3, PixelData=bytes(5 << 20)))
+    pieces = [len(piece) for piece in parcel.body()]
+    assert sum(pieces) == parcel.size
+    assert max(pieces) <= BLOCK_BYTES
+    assert parcel.is_complete
 
 
 def test_two_versions_of_one_instance_never_share_a_request(tmp_path: Path) -> None:
