@@ -1,7 +1,7 @@
 """The configuration as it stands and as it was: rules, destinations, sources, revisions; read only.
 
-Changing it is done with ``apply_config``, a destination in ``destination_editor``. Secrets are never
-shown, only the names they go by.
+Changing it is done with ``apply_config``, a destination in ``destination_editor``. Secrets are
+never shown, only the names they go by.
 """
 
 import difflib
