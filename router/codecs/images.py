@@ -6,6 +6,7 @@ before it is given out: wrong pixels are worse than none.
 """
 
 from collections.abc import Iterator
+from importlib import import_module
 from io import BytesIO
 
 import imagecodecs
@@ -17,12 +18,20 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder, get_encoder
 from pydicom.tag import Tag
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     UID,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
 )
 
 from router.codecs.streams import SIZED, size_of
@@ -37,6 +46,17 @@ _KEYWORDS = (
 )
 _TAGS = [Tag(keyword) for keyword in _KEYWORDS]
 _LOSSY = frozenset({str(JPEGBaseline8Bit), str(JPEGExtended12Bit)})
+_PLUGINS: dict[str, tuple[str, tuple[str, ...]]] = {
+    str(RLELossless): ("pylibjpeg", ("pylibjpeg", "rle")),
+    **dict.fromkeys(
+        map(str, (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)),
+        ("pylibjpeg", ("pylibjpeg", "openjpeg")),
+    ),
+    **dict.fromkeys(map(str, (JPEGLSLossless, JPEGLSNearLossless)), ("pyjpegls", ("jpeg_ls",))),
+    **dict.fromkeys(map(str, (JPEGBaseline8Bit, JPEGExtended12Bit)), ("pillow", ("PIL",))),
+}
+"""pydicom's plug-in for each syntax, and the modules that it needs and is silent without. Always
+the same one, so that an object comes out as the same bytes again (R22)."""
 _BY_IMAGECODECS = frozenset({str(JPEGLossless), str(JPEGLosslessSV1)})
 
 
@@ -84,8 +104,17 @@ def _arrays(ds: Dataset, syntax: UID) -> Iterator[tuple[Array, str]]:
             yield np.asarray(imagecodecs.jpeg_decode(stream)), ds.PhotometricInterpretation
         return
     options = {"as_rgb": syntax in _LOSSY, "raw": syntax == ExplicitVRLittleEndian}
-    for frame, facts in get_decoder(syntax).iter_array(ds, **options):
+    plugin = _plugin(syntax)
+    for frame, facts in get_decoder(syntax).iter_array(ds, decoding_plugin=plugin, **options):
         yield frame, str(facts["photometric_interpretation"])
+
+
+def _plugin(syntax: UID) -> str:
+    """Return the name of pydicom's plug-in for `syntax`; none for what is native."""
+    name, modules = _PLUGINS.get(str(syntax), ("", ()))
+    for module in modules:
+        import_module(module)
+    return name
 
 
 def _streams(ds: Dataset) -> Iterator[bytes]:
@@ -123,8 +152,11 @@ def _fitting(frame: Array, ds: Dataset) -> Array:
 
 def _encoded(samples: Array, ds: Dataset, syntax: UID, *, photometric: str) -> bytes:
     described = _described(ds, photometric)
-    frame = bytes(get_encoder(syntax).encode(samples, **described))
-    back, _facts = get_decoder(syntax).as_array(_wrapped(frame), **described, as_rgb=False, index=0)
+    plugin = _plugin(syntax)
+    frame = bytes(get_encoder(syntax).encode(samples, encoding_plugin=plugin, **described))
+    back, _facts = get_decoder(syntax).as_array(
+        _wrapped(frame), **described, as_rgb=False, index=0, decoding_plugin=plugin
+    )
     if not np.array_equal(back, samples):
         raise CodecError("what was encoded does not come out as it went in")
     return frame
