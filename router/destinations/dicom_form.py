@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from pydicom import uid as registered
 from pydicom.uid import UID
 
-from router.destinations.fields import DurationField, TextField
+from router.destinations.fields import DurationField, FlagField, TextField
 from router.destinations.form import DestinationForm
 from router.destinations.references import keys_of, references
 from router.dicom.syntaxes import TARGETS, UnknownSyntax, named
@@ -46,27 +46,6 @@ class HostField(TextField):
         super().validate(value)
         if not all("!" <= character <= "~" for character in str(value)) or "/" in str(value):
             raise ValidationError("A host name or an address is expected.")
-
-
-class FlagField(forms.Field):
-    """Yes or no: true and false of YAML, or the words that a page sends."""
-
-    WORDS: Mapping[object, bool] = {True: True, False: False, "true": True, "false": False}
-
-    def __init__(self, *, initial: bool) -> None:
-        widget = forms.Select(choices=[("true", "yes"), ("false", "no")])
-        super().__init__(initial=initial, required=False, widget=widget)
-
-    def prepare_value(self, value: object) -> object:
-        """Return what the page chooses its option by."""
-        return str(value).lower() if isinstance(value, bool) else value
-
-    def to_python(self, value: object) -> bool:
-        """Return true or false."""
-        given = value.strip().lower() if isinstance(value, str) else value
-        if not isinstance(given, str | bool) or given not in self.WORDS:
-            raise ValidationError("true or false is expected.")
-        return self.WORDS[given]
 
 
 class PemField(TextField):

@@ -45,13 +45,37 @@ class TextField(forms.CharField):
 class DurationField(TextField):
     """A duration; its value is the duration in canonical text."""
 
-    def __init__(self, *, least: str = "1s", most: str = "7d", initial: str) -> None:
+    def __init__(self, *, least: str = "1s", most: str = "7d", initial: str | None) -> None:
         super().__init__(initial=initial, required=False)
         self._least, self._most = seconds(least), seconds(most)
 
     def to_python(self, value: object) -> str:
-        """Return the canonical text of the duration."""
-        return _duration(super().to_python(value), self._least, self._most)
+        """Return the canonical text of the duration; none where none is needed or usual."""
+        text = super().to_python(value)
+        if not text and self.initial is None:
+            return ""
+        return _duration(text, self._least, self._most)
+
+
+class FlagField(forms.Field):
+    """Yes or no: true and false of YAML, or the words that a page sends."""
+
+    WORDS: Mapping[object, bool] = {True: True, False: False, "true": True, "false": False}
+
+    def __init__(self, *, initial: bool) -> None:
+        widget = forms.Select(choices=[("true", "yes"), ("false", "no")])
+        super().__init__(initial=initial, required=False, widget=widget)
+
+    def prepare_value(self, value: object) -> object:
+        """Return what the page chooses its option by."""
+        return str(value).lower() if isinstance(value, bool) else value
+
+    def to_python(self, value: object) -> bool:
+        """Return true or false."""
+        given = value.strip().lower() if isinstance(value, str) else value
+        if not isinstance(given, str | bool) or given not in self.WORDS:
+            raise ValidationError("true or false is expected.")
+        return self.WORDS[given]
 
 
 class DurationsField(forms.Field):

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from django import forms
 
-from router.destinations.fields import DurationsField, OutcomesField
+from router.destinations.fields import DurationField, DurationsField, FlagField, OutcomesField
+from router.destinations.windows import WindowsField
 
 RETRY = ["30s", "1m", "5m", "15m", "30m"]
 
@@ -20,6 +21,11 @@ class DestinationForm(forms.Form):
     associations = forms.IntegerField(min_value=1, max_value=16, initial=2, required=False)
     retry = DurationsField(initial=RETRY)
     outcomes = OutcomesField()
+    objects_per_second = forms.FloatField(min_value=0.01, max_value=100_000, required=False)
+    bytes_per_second = forms.IntegerField(min_value=1024, max_value=1 << 40, required=False)
+    windows = WindowsField()
+    ordered = FlagField(initial=False)
+    alarm_age = DurationField(least="1m", most="30d", initial=None)
 
     def __init__(self, data: Mapping[str, object] | None = None, **options: object) -> None:
         if data is not None:

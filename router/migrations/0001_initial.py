@@ -285,6 +285,7 @@ class Migration(migrations.Migration):
                 ('state', models.CharField(choices=[('open', 'Open'), ('backoff', 'Waits after a failure'), ('stopped', 'Stopped: needs attention'), ('paused', 'Paused by a person')], default='open', max_length=8)),
                 ('resume_at', models.DateTimeField(null=True)),
                 ('failures', models.PositiveIntegerField(default=0)),
+                ('paced_until', models.DateTimeField(null=True)),
                 ('reason', models.CharField(blank=True, default='', max_length=500)),
                 ('verified_endpoint', models.PositiveIntegerField(default=0)),
                 ('last_success_at', models.DateTimeField(null=True)),

@@ -79,6 +79,7 @@ class Lane(models.Model):
     state = models.CharField(max_length=8, choices=LaneState, default=LaneState.OPEN)
     resume_at = models.DateTimeField(null=True)
     failures = models.PositiveIntegerField(default=0)
+    paced_until = models.DateTimeField(null=True)
     reason = models.CharField(max_length=500, blank=True, default="")
     verified_endpoint = models.PositiveIntegerField(default=0)
     last_success_at = models.DateTimeField(null=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from router import crashpoints, stopping
 from router.models import (
@@ -22,7 +23,7 @@ from router.models import (
     LaneSlot,
 )
 from router.models.jobs import JobItemQuerySet
-from router.services import archive, clock, lanes, liveness, tallies, units
+from router.services import archive, clock, lanes, liveness, pacing, tallies, units
 
 CLAIM = 100
 LEASE = timedelta(seconds=30)
@@ -75,7 +76,8 @@ class Held:
 class Claim:
     """The items one drain holds under one owner's name; `renewed` and `heard` are monotonic.
 
-    `unit` names what they are together, where the kind takes whole units.
+    `unit` names what they are together, where the kind takes whole units. Where the order counts,
+    nothing more of it leaves once it `is_broken` by an item that is to be tried again.
     """
 
     owner: str
@@ -88,6 +90,8 @@ class Claim:
     delivered: int = 0
     lost: bool = False
     unit: str = ""
+    is_ordered: bool = False
+    is_broken: bool = False
 
     def progress(self, _moved: int) -> None:
         """Bytes moved."""
@@ -130,13 +134,25 @@ def claim(destination: Destination, slot: LaneSlot, *, beside: bool = False) -> 
         return None
     now = clock.now()
     due = JobItem.objects.filter(destination=fresh).due(now).oldest_first()
+    if lanes.is_ordered(fresh):
+        due = _in_order(due, fresh, now)
     limit = 1 if fresh.lane.failures else CLAIM
-    rows = list(due.values_list("pk", "lost")[:limit])
+    rows = list(due.values_list("pk", "lost", "size")[:limit])
     is_probe = bool(rows) and (rows[0][1] > 0 or fresh.lane.failures > 0)
     if not rows or (beside and is_probe):
         return None
-    ids = [rows[0][0]] if is_probe else [pk for pk, lost in rows if not lost]
-    return _take(fresh, slot, ids, now)
+    chosen = rows[:1] if is_probe else [row for row in rows if not row[1]]
+    chosen = chosen[: pacing.fitting(fresh, [size for _pk, _lost, size in chosen])]
+    if not pacing.grant(fresh, [size for _pk, _lost, size in chosen], now=now):
+        return None
+    return _take(fresh, slot, [pk for pk, _lost, _size in chosen], now)
+
+
+def _in_order(due: JobItemQuerySet, destination: Destination, now: datetime) -> JobItemQuerySet:
+    """Leave out the series of which something is under way or waits for its next try."""
+    mine = JobItem.objects.filter(destination=destination, finished_at=None)
+    late = Q(state=ItemState.LEASED) | Q(state=ItemState.WAITING, due_at__gt=now)
+    return due.exclude(instance__series__in=mine.filter(late).values("instance__series"))
 
 
 @transaction.atomic
@@ -152,6 +168,7 @@ def _take(
     JobItem.objects.filter(pk__in=ids).lease(now=now, until=until, owner=owner)
     items = held(JobItem.objects.filter(pk__in=ids).leased_by(owner))
     taken = Claim(owner, slot, destination, items, renewed=asked, unit=unit.name)
+    taken.is_ordered = lanes.is_ordered(destination)
     crashpoints.reach("deliver.after_claim")
     _refuse_changed(taken)
     _begin_attempts(taken, now)

@@ -19,7 +19,7 @@ from router import crashpoints, doorbell, stopping
 from router.destinations import KINDS
 from router.destinations.base import Context, Outgoing
 from router.models import Attempt, AttemptOutcome, Destination, ItemState, JobItem, LaneSlot
-from router.services import archive, claims, clock, lanes, liveness, results, tallies
+from router.services import archive, claims, clock, lanes, liveness, pacing, results, tallies
 from router.services.claims import Claim, Held
 from router.services.outages import TROUBLE, forget, insist
 from router.services.results import ARRIVED
@@ -32,6 +32,8 @@ LINGER_SECONDS = 0.5
 FLUSH_SECONDS = 0.5
 EASE_SECONDS = 0.1
 """Least time between two claims that were not full: of what trickles in, several go together."""
+MOST_PACED = 2.0
+"""A pause for the sake of the rate that a drain waits for; after a longer one the sweep rings."""
 MOST_LOST = 5
 
 
@@ -127,6 +129,11 @@ class _Drain:
             self._wait()
 
     def _wait(self) -> None:
+        pause = pacing.left(self._destination)
+        if 0.0 < pause <= MOST_PACED:
+            time.sleep(pause)
+            self._idle_since = time.monotonic()
+            return
         late = time.monotonic() - self._idle_since > LINGER_SECONDS
         self._is_idle = late or not lanes.may_run(self._destination)
         if not self._is_idle:
@@ -136,7 +143,8 @@ class _Drain:
         """Whether the next claim may be made beside the one under way, which goes well."""
         one = self._claims[0]
         is_half_done = one.delivered > 0 and one.remaining() <= claims.CLAIM // 2
-        return len(self._claims) == 1 and is_half_done and self._may_begin()
+        is_alone = len(self._claims) == 1 and not one.is_ordered
+        return is_alone and is_half_done and self._may_begin()
 
     def _may_begin(self) -> bool:
         return not self._stop() and time.monotonic() - self._started < DRAIN_SECONDS
@@ -207,7 +215,7 @@ def _load(claim: Claim, stop: Callable[[], bool]) -> Load:
     assert version is not None  # noqa: S101 - drain() has checked
     context = Context(
         progress=claim.progress,
-        stop=lambda: claim.must_end() or stop(),
+        stop=lambda: claim.is_broken or claim.must_end() or stop(),
         abort=claim.must_end,
         echo_first=destination.lane.verified_endpoint != version.endpoint,
     )

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
+from router.destinations import windows
 from router.destinations.base import Result
 from router.destinations.fields import seconds
 from router.models import Destination, ItemState, JobItem, Lane, LaneState
@@ -28,14 +29,39 @@ def delays(destination: Destination) -> Sequence[int]:
 
 
 def slots(destination: Destination) -> int:
-    """Return how many associations may run at once: its own limit, half of the workers at most."""
+    """Return how many associations may run at once: its own limit, half of the workers at most.
+
+    Where the order is kept it is one.
+    """
     assert destination.version is not None  # noqa: S101 - callers have checked
+    if is_ordered(destination):
+        return 1
     wanted = destination.version.settings.get("associations", 1)
     return max(1, min(int(wanted), settings.WORKERS // 2))
 
 
+def is_ordered(destination: Destination) -> bool:
+    """Tell whether the instances of a series leave in the order in which they were chosen."""
+    return bool(destination.version and destination.version.settings.get("ordered"))
+
+
+def opens_at(destination: Destination) -> datetime | None:
+    """Return when the next of its windows begins, None when it may be sent to now."""
+    given = destination.version.settings.get("windows") if destination.version else None
+    return windows.opens_at(given or [], clock.now())
+
+
+def alarm_at(destination: Destination, oldest: datetime | None) -> datetime | None:
+    """Return when an item of that age is one to tell of, None where nobody asked for that."""
+    age = destination.version.settings.get("alarm_age") if destination.version else None
+    return oldest + timedelta(seconds=seconds(age)) if age and oldest else None
+
+
 def may_run(destination: Destination) -> bool:
-    """Tell whether the lane takes work now: open, or due for a probe after a failure."""
+    """Tell whether the lane takes work now: open, or due for a probe after a failure, and within
+    its windows."""
+    if opens_at(destination) is not None:
+        return False
     lane = Lane.objects.filter(destination=destination).first()
     if lane is None or lane.state == LaneState.OPEN:
         return True
@@ -95,7 +121,7 @@ def _wake_waiting(destination: Destination, now: datetime) -> None:
 def due_destinations() -> Iterator[int]:
     """Yield the destinations that have due items and a lane that may run."""
     now = clock.now()
-    for destination in Destination.objects.active().select_related("lane"):
+    for destination in Destination.objects.active().select_related("lane", "version"):
         items = JobItem.objects.filter(destination=destination).due(now)
         if items.exists() and may_run(destination):
             yield destination.pk

@@ -25,7 +25,7 @@ from router.models import (
     LedgerCheck,
     RoutingMark,
 )
-from router.services import clock, health
+from router.services import clock, health, lanes
 from router.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,7 +49,7 @@ class _Ledger(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
         yield from _items()
-        yield _oldest()
+        yield from _oldest()
         yield from _totals()
         yield from _waiting()
         yield from _machine()
@@ -84,10 +84,15 @@ def _items() -> Iterator[Metric]:
     yield family
 
 
-def _oldest() -> Metric:
+def _oldest() -> Iterator[Metric]:
     family = GaugeMetricFamily(
         "router_oldest_undelivered_seconds",
         "Age of the oldest item that waits to be sent.",
+        labels=["destination"],
+    )
+    overdue = GaugeMetricFamily(
+        "router_overdue",
+        "Whether the oldest item waits for longer than its destination's alarm_age.",
         labels=["destination"],
     )
     groups = JobItem.objects.filter(state__in=OPEN_STATES).values("destination_id")
@@ -96,11 +101,13 @@ def _oldest() -> Metric:
         for row in groups.annotate(oldest=Min("created_at")).order_by()
     }
     now = clock.now()
-    for destination in Destination.objects.present():
+    for destination in Destination.objects.present().select_related("version"):
         since = oldest.get(destination.pk)
         age = (now - since).total_seconds() if since else 0.0
         family.add_metric([destination.name], max(age, 0.0))
-    return family
+        alarm = lanes.alarm_at(destination, since)
+        overdue.add_metric([destination.name], float(alarm is not None and alarm <= now))
+    yield from (family, overdue)
 
 
 def _totals() -> Iterator[Metric]:

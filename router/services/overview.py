@@ -30,7 +30,7 @@ from router.models import (
     RoutingMark,
     User,
 )
-from router.services import clock, health, heartbeats, quarantine, users
+from router.services import clock, health, heartbeats, lanes, quarantine, users
 from router.services.visibility import (
     visible_associations,
     visible_counts,
@@ -109,6 +109,7 @@ class DestinationRow:
     held: int
     oldest: datetime | None
     per_minute: float
+    alarm_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ def _stopped(user: User) -> Iterable[Attention]:
             yield Attention(row.state, row.backlog, row.last_failure_at, *facts)
         elif row.state == LaneState.BACKOFF and row.oldest is not None and row.oldest < late:
             yield Attention("failing", row.backlog, row.oldest, *facts)
+        elif row.alarm_at is not None and row.alarm_at <= clock.now():
+            yield Attention("overdue", row.backlog, row.oldest, row.name)
 
 
 def _parked(user: User) -> Iterable[Attention]:
@@ -312,7 +315,7 @@ def arriving(user: User) -> list[Arrival]:
 
 def destinations(user: User) -> list[DestinationRow]:
     """Return the present destinations with their lanes and backlogs, by name."""
-    rows = Destination.objects.present().select_related("lane").order_by("name")
+    rows = Destination.objects.present().select_related("lane", "version").order_by("name")
     backlog = _backlog(user)
     rates = _rates(user)
     return [_destination(row, backlog.get(row.pk, {}), rates.get(row.pk, 0)) for row in rows]
@@ -351,6 +354,7 @@ def _destination(row: Destination, backlog: dict[str, Any], finished: int) -> De
         held=backlog.get("held", 0),
         oldest=backlog.get("oldest"),
         per_minute=finished / 5,
+        alarm_at=lanes.alarm_at(row, backlog.get("oldest")),
     )
 
 

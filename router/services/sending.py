@@ -19,6 +19,7 @@ from router.destinations.outcomes import Outcome
 from router.services.claims import Claim
 
 GROUP = 50
+_SETTLED = (Outcome.DELIVERED, Outcome.WARNING, Outcome.DATA_ERROR, Outcome.EXCLUDED)
 _NOT_BEGUN = "The sending ended before this object's turn."
 
 
@@ -98,6 +99,7 @@ class Line:
             self._note(load.claim, Result(item.item_id, Outcome.NOT_SENT, _NOT_BEGUN))
 
     def _note(self, claim: Claim, result: Result) -> None:
+        claim.is_broken = claim.is_broken or (claim.is_ordered and result.outcome not in _SETTLED)
         self._halted = self._halted or result.outcome == Outcome.NOT_SENT or result.lane is not None
         crashpoints.reach("deliver.after_send")
         with self._lock:

@@ -48,6 +48,7 @@ STATES: dict[str, tuple[str, str]] = {
     "disk-slow": ("disk fills up", "hand"),
     "disk-refuse": ("disk is full", "hand"),
     "failing": ("does not answer", "hand"),
+    "overdue": ("overdue", "hand"),
     "gaps": ("gaps in the ledger", "hand"),
     "paused": ("paused", "pause"),
     "disabled": ("disabled", "x"),

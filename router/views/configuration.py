@@ -27,7 +27,7 @@ from router.models import (
     Rule,
     Source,
 )
-from router.services import access, jobs, lane_story, overview, trials
+from router.services import access, jobs, lane_story, lanes, overview, trials
 from router.services.access import requires
 from router.views.listing import page, private, shown
 
@@ -105,6 +105,7 @@ def _destination(request: HttpRequest, name: str) -> dict[str, object]:
         "rules": [rule for rule in Rule.objects.order_by("priority") if name in rule.send],
         "story": lane_story.read(access.person(request), row),
         "versions": _versions(row),
+        "opens_at": lanes.opens_at(row),
         "can_send_tests": trials.can_send_tests(row.kind),
         "can_rehearse": trials.can_rehearse(row.kind),
     }
