@@ -117,7 +117,7 @@ def _posted(request: HttpRequest, kind: Kind, *, name: str, is_new: bool) -> Htt
 
 def _draft(request: HttpRequest, kind: Kind, *, name: str, is_new: bool) -> Draft:
     given = {key: str(value) for key, value in request.POST.items()}
-    draft = Draft(kind, name, kind.form(given), is_new, given.get("enabled") == "true")
+    draft = Draft(kind, name, fields.bound(kind, given), is_new, given.get("enabled") == "true")
     draft.name_problem = _name_problem(name) if is_new else ""
     typed = fields.typed_secrets(kind, given)
     return _with_secrets(request, draft, typed) if typed and not draft.name_problem else draft
@@ -140,7 +140,7 @@ def _with_secrets(request: HttpRequest, draft: Draft, typed: Mapping[str, str]) 
     named: dict[str, object] = {**draft.form.data}
     for one, name in names.items():
         named |= {f"{one}_env": "", f"{one}_file": "", f"{one}_stored": name}
-    form = draft.kind.form(named)
+    form = fields.bound(draft.kind, named)
     if not form.is_valid():
         form.data = draft.form.data  # nothing is stored yet, so no name of it is shown
     else:

@@ -17,6 +17,9 @@ from router.views.destination_help_table import HELP, LABELS, SECRETS
 WAYS = ("env", "file", "stored")
 NEW = "new_"
 """Before the name of a secret: the field its value is typed into."""
+SEVERAL_LINES = frozenset({"tls_key", "service_key"})
+"""Secrets that are whole files; a stored secret is one line."""
+NEEDED = frozenset({"access_key", "secret_key", "secret"})
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,10 @@ class Line:
 
 @dataclass(frozen=True)
 class SecretLines:
-    """One secret: where it is kept, in three ways, and a field for a new value."""
+    """One secret: where it is kept, in three ways, and a field for a new value of one line.
+
+    Those that are not `is_open` are folded away: not needed, and not named by these settings.
+    """
 
     key: str
     label: str
@@ -40,6 +46,8 @@ class SecretLines:
     file: forms.BoundField
     choices: tuple[tuple[str, bool], ...]
     new: str
+    is_one_line: bool
+    is_open: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,14 @@ def blank(kind: Kind, settings: Mapping[str, object]) -> DestinationForm:
     )
 
 
+def bound(kind: Kind, given: Mapping[str, object]) -> DestinationForm:
+    """Return the form with what was typed, whose errors say what is expected."""
+    form = kind.form(given)
+    for field in form.fields.values():
+        field.error_messages["required"] = "It is needed: a value is expected here."
+    return form
+
+
 def as_text(name: str, field: forms.Field, value: object) -> object:
     """Return a value of a configuration as it is typed on a page."""
     shown: object = field.prepare_value(value)
@@ -90,14 +106,15 @@ def sections(kind: Kind, form: DestinationForm) -> Sections:
     lines = {key: _line(form, key) for key in form.fields if key not in hidden}
     needed = [key for key in lines if form.fields[key].required or key in _FIRST]
     stored = tuple(Secret.objects.order_by("name").values_list("name", flat=True))
+    found = [_secret(form, name, stored) for name in names]
     return Sections(
         first=tuple(lines[key] for key in needed),
-        secrets=tuple(_secret(form, name, stored) for name in names),
+        secrets=tuple(sorted(found, key=lambda one: not one.is_open)),
         more=tuple(line for key, line in lines.items() if key not in needed),
     )
 
 
-_FIRST = frozenset({"calling_ae", "endpoint", "region", "layout", "service", "username"})
+_FIRST = frozenset({"calling_ae", "endpoint", "region", "layout", "service", "tls"})
 """Settings that stand among the first although they may be left out."""
 
 
@@ -121,6 +138,7 @@ def _line(form: DestinationForm, key: str) -> Line:
 def _secret(form: DestinationForm, name: str, stored: Iterable[str]) -> SecretLines:
     for way in ("env", "file"):
         form.fields[f"{name}_{way}"].widget.attrs["class"] = "input"
+    fields = [form[f"{name}_{way}"] for way in WAYS]
     chosen = form[f"{name}_stored"].value() or ""
     return SecretLines(
         key=name,
@@ -132,12 +150,15 @@ def _secret(form: DestinationForm, name: str, stored: Iterable[str]) -> SecretLi
             (one, one == chosen) for one in {**dict.fromkeys(stored), chosen: None} if one
         ),
         new=f"{NEW}{name}",
+        is_one_line=name not in SEVERAL_LINES,
+        is_open=name in NEEDED or any(one.errors or one.value() for one in fields),
     )
 
 
 def typed_secrets(kind: Kind, given: Mapping[str, str]) -> dict[str, str]:
     """Return the secrets whose value was typed on the page."""
-    found = {name: given.get(f"{NEW}{name}", "") for name in secret_names(kind)}
+    names = [name for name in secret_names(kind) if name not in SEVERAL_LINES]
+    found = {name: given.get(f"{NEW}{name}", "") for name in names}
     return {name: value for name, value in found.items() if value}
 
 

@@ -63,7 +63,7 @@ HELP: dict[str, str] = {
     "part_size": "MiB; larger objects go in parts of this size.",
     "url": "With http:// or https://.",
     "service": "Holds the address against the shape of that service.",
-    "username": "For HTTP Basic, with a password below.",
+    "username": "For HTTP Basic, with a password above.",
     "oauth_url": "Where a token is asked for, with client credentials.",
     "oauth_scope": "What the token is to be for.",
     "ca_file": "PEM file. Empty: the usual authorities.",

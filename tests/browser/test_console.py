@@ -15,7 +15,7 @@ PAGES = (
     "/", "/studies/", "/jobs/", "/triage/", "/quarantine/", "/rules/", "/destinations/",
     "/destinations/pacs-2/", "/sources/", "/revisions/", "/revisions/2/", "/audit/", "/system/",
     "/password/", "/statistics/", "/statistics/?period=90",
-    "/new/destination/", "/new/destination/?kind=stow", "/destinations/pacs-2/edit/",
+    "/destinations/~new/", "/destinations/~new/?kind=stow", "/destinations/pacs-2/edit/",
     "/destinations/archive/remove/", "/jobs/confirm/?action=hold&all=1",
 )  # fmt: skip
 # The contrast of each text with what lies behind it (WCAG 2.2, 1.4.3), measured on the page.

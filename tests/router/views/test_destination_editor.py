@@ -17,7 +17,7 @@ from tests.deliveries import cleaned
 pytestmark = pytest.mark.django_db
 # Any in this module: the response of the test client, which has no public type.
 
-NEW = "/new/destination/?kind="
+NEW = "/destinations/~new/?kind="
 PEER: dict[str, object] = {"host": "10.0.0.9", "port": 104, "ae_title": "PACS"}
 WORD = "a password of the archive"
 
@@ -74,7 +74,7 @@ def test_every_kind_is_made_by_its_form(console: Client, kind: str) -> None:
 
 
 def test_the_kinds_are_offered(console: Client) -> None:
-    page = console.get("/new/destination/").content.decode()
+    page = console.get("/destinations/~new/").content.decode()
     assert all(f"?kind={kind}" in page for kind in KINDS)
 
 
@@ -88,7 +88,7 @@ def test_nothing_changes_before_the_plan_is_pressed(console: Client) -> None:
     ("given", "expected"),
     [
         ({"port": "70000"}, "less than or equal to 65535"),
-        ({"host": ""}, "This field is required"),
+        ({"host": ""}, "a value is expected here"),
         ({"retry": "soon"}, "no duration"),
         ({"name": "a b"}, "A name of 1 to 64 of"),
         ({"tls_ca": "/etc/ca.pem"}, "It is used with tls: true only"),
