@@ -49,17 +49,37 @@ def _spans(windows: Sequence[Window], now: datetime) -> Iterator[tuple[datetime,
 
 
 class WindowsField(forms.Field):
-    """A list of windows, as YAML gives it."""
+    """A list of windows, as YAML gives it, or as text: `mon tue 22:00-06:00 Europe/Berlin; …`."""
 
     def __init__(self) -> None:
         super().__init__(required=False)
 
+    def prepare_value(self, value: object) -> object:
+        """Return them as text that stands in a field of a page."""
+        if not isinstance(value, list):
+            return value
+        return "; ".join(
+            f"{' '.join(one['days'])} {one['from']}-{one['to']} {one['zone']}" for one in value
+        )
+
     def to_python(self, value: object) -> list[dict[str, object]]:
         """Return the windows in canonical form."""
-        given = value or []
+        given = _from_text(value) if isinstance(value, str) else value or []
         if not isinstance(given, list) or len(given) > MOST:
             raise ValidationError(f"A list of at most {MOST} windows is expected.")
         return [_window(one) for one in given]
+
+
+def _from_text(text: str) -> list[dict[str, object]]:
+    return [_one_from_text(part.split()) for part in text.split(";") if part.strip()]
+
+
+def _one_from_text(words: list[str]) -> dict[str, object]:
+    if len(words) < 2:
+        raise ValidationError("Windows like mon tue 22:00-06:00 Europe/Berlin are expected.")
+    *days, times, zone = words
+    begin, _dash, end = times.partition("-")
+    return {"days": days or list(DAYS), "from": begin, "to": end, "zone": zone}
 
 
 def _window(given: object) -> dict[str, object]:

@@ -31,6 +31,11 @@ LABELS: dict[str, str] = {
 """Where the key itself, with spaces, would not do."""
 
 HELP: dict[str, str] = {
+    "objects_per_second": "What leaves at most, by all workers together. Empty: any number.",
+    "bytes_per_second": "At least 1024. Empty: any number.",
+    "windows": "Like mon tue 22:00-06:00 Europe/Berlin; sat sun 00:00-00:00 UTC. Empty: always.",
+    "ordered": "Whether the objects of a series leave in the order in which they were chosen.",
+    "alarm_age": "Like 2h: when the oldest object waits for longer, it is told of. Empty: never.",
     "host": "Name or address of the machine it listens on.",
     "port": "1 to 65535; 104 and 11112 are usual.",
     "ae_title": "As it is registered there, up to 16 characters; capitals count.",

@@ -11,6 +11,8 @@ from router.destinations.windows import WindowsField, is_open, opens_at
 NIGHT = {"days": ["mon", "tue", "wed", "thu", "fri"], "from": "22:00", "to": "06:00"}
 BERLIN = [NIGHT | {"zone": "Europe/Berlin"}]
 
+EVER = [{"from": "00:00", "to": "00:00", "zone": "UTC"}]
+
 
 def _utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
@@ -59,6 +61,18 @@ def test_the_file_gives_them_and_gets_them_back() -> None:
     assert KINDS["folder"].form(form.cleaned_data).is_valid()
 
 
+def test_a_page_shows_them_as_text_and_takes_them_back() -> None:
+    field = WindowsField()
+    text = field.prepare_value(field.clean([*BERLIN, *EVER]))
+    assert text == (
+        "mon tue wed thu fri 22:00-06:00 Europe/Berlin; mon tue wed thu fri sat sun 00:00-00:00 UTC"
+    )
+    assert field.clean(text) == field.clean([*BERLIN, *EVER])
+    assert field.clean("00:00-00:00 UTC") == field.clean(EVER)
+    assert field.clean(" ") == []
+    assert field.prepare_value("typed") == "typed"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -77,3 +91,9 @@ def test_the_file_gives_them_and_gets_them_back() -> None:
 def test_refuses_what_is_no_window(wrong: object) -> None:
     with pytest.raises(ValidationError):
         WindowsField().clean([wrong])
+
+
+@pytest.mark.parametrize("typed", ["22:00", "mon 22:00 UTC", "someday 22:00-06:00 UTC", "mon UTC"])
+def test_refuses_text_that_is_no_window(typed: str) -> None:
+    with pytest.raises(ValidationError, match=r"expected|days is|in quotes"):
+        WindowsField().clean(typed)
