@@ -77,7 +77,8 @@ class Claim:
     """The items one drain holds under one owner's name; `renewed` and `heard` are monotonic.
 
     `unit` names what they are together, where the kind takes whole units. Where the order counts,
-    nothing more of it leaves once it `is_broken` by an item that is to be tried again.
+    nothing more of it leaves once it `is_broken` by an item that is to be tried again; nor once it
+    `is_outdated`, because the destination was switched off or got another address meanwhile.
     """
 
     owner: str
@@ -92,6 +93,7 @@ class Claim:
     unit: str = ""
     is_ordered: bool = False
     is_broken: bool = False
+    is_outdated: bool = False
 
     def progress(self, _moved: int) -> None:
         """Bytes moved."""
@@ -216,10 +218,16 @@ def _objection(item: Held, destination: Destination) -> tuple[ItemState | None, 
     return None, ""
 
 
+def _is_outdated(destination: Destination) -> bool:
+    same = Destination.objects.active().filter(pk=destination.pk, endpoint=destination.endpoint)
+    return not same.exists()
+
+
 def renew(claims: Sequence[Claim], slot: LaneSlot) -> None:
     """Renew the leases of `claims` and of the slot; mark as lost what is not ours any more.
 
-    What was answered has no lease. When all has been silent for too long, nothing is renewed.
+    What was answered has no lease. Claims on a destination that is another now are marked as
+    outdated. When all has been silent for too long, nothing is renewed.
     """
     now, asked = clock.now(), time.monotonic()
     if claims and asked - max(one.heard for one in claims) > SILENCE_SECONDS:
@@ -230,5 +238,6 @@ def renew(claims: Sequence[Claim], slot: LaneSlot) -> None:
         waiting = one.items.keys() - one.answered
         mine = JobItem.objects.filter(pk__in=waiting).leased_by(one.owner)
         renewed = mine.update(lease_until=now + LEASE)
+        one.is_outdated = one.is_outdated or _is_outdated(one.destination)
         one.lost = one.lost or not slot_is_ours or renewed != len(waiting)
         one.renewed = asked

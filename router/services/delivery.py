@@ -215,7 +215,7 @@ def _load(claim: Claim, stop: Callable[[], bool]) -> Load:
     assert version is not None  # noqa: S101 - drain() has checked
     context = Context(
         progress=claim.progress,
-        stop=lambda: claim.is_broken or claim.must_end() or stop(),
+        stop=lambda: claim.is_broken or claim.is_outdated or claim.must_end() or stop(),
         abort=claim.must_end,
         echo_first=destination.lane.verified_endpoint != version.endpoint,
     )

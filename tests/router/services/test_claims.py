@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from router.models import ItemState, JobItem, LaneSlot
+from router.models import Destination, ItemState, JobItem, LaneSlot
 from router.services import claims, clock
 from router.services.claims import Claim
 from tests import factories
@@ -42,6 +42,18 @@ def test_renewing_moves_the_lease_of_items_and_slot(claim: Claim) -> None:
     assert JobItem.objects.filter(lease_until__gt=until).count() == 2
     assert LaneSlot.objects.filter(lease_until__gt=until).exists()
     assert not claim.must_end()
+
+
+@pytest.mark.parametrize(
+    "change", [{"endpoint": 2}, {"enabled": False}, {"removed": True}, {"name": "another"}]
+)
+def test_a_destination_that_is_another_now_outdates_what_is_under_way(
+    claim: Claim, change: dict[str, object]
+) -> None:
+    Destination.objects.filter(pk=claim.destination.pk).update(**change)
+    claims.renew([claim], claim.slot)
+    assert claim.is_outdated is (change != {"name": "another"})
+    assert not claim.must_end()  # what is in flight ends as it would; the lease is ours
 
 
 def test_what_was_answered_has_no_lease_to_renew(claim: Claim) -> None:

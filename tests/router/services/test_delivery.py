@@ -1,6 +1,7 @@
 """Delivery over real associations: what leaves, what becomes of each item, and who may say so."""
 
 import socket
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -380,6 +381,26 @@ def test_a_changed_address_holds_until_released_and_then_gets_it(tmp_path: Path)
         assert _drain(pacs) == 2
         assert (len(old.objects), len(new.objects), new.echoes) == (0, 2, 1)
     assert _states(items) == [S.DELIVERED] * 2
+    assert _balance() == []
+
+
+def test_an_address_that_changes_under_way_gets_no_more_than_what_is_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.0)
+    with Sink(Script(delay=0.3)) as old:
+        pacs = deliveries.node(old.settings)
+        items = deliveries.chosen(pacs, tmp_path, 10)
+
+        def stop() -> bool:
+            if old.objects and threading.current_thread() is threading.main_thread():
+                Destination.objects.filter(pk=pacs.pk).update(endpoint=2)
+            return False
+
+        _drain(pacs, stop=stop)
+    states = _states(items)
+    assert states == [S.DELIVERED] * len(old.objects) + [S.HELD] * (10 - len(old.objects))
+    assert 0 < len(old.objects) < 8
     assert _balance() == []
 
 
