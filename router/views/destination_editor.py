@@ -106,13 +106,25 @@ def _posted(request: HttpRequest, kind: Kind, *, name: str, is_new: bool) -> Htt
     try:
         plan = editing.planned(name, draft.entry)
     except ConfigError as error:
-        draft.problems = _words(error)
+        _place(draft, error)
         return _form(request, draft)
     if request.POST.get("step") == "apply" and request.POST.get("base") == str(plan.base):
         return _apply(request, plan, name=name, done=f"{name} is applied")
     context = {"draft": draft, "plan": plan, "values": _values(draft)}
     context["overtaken"] = request.POST.get("step") == "apply"
     return private(render(request, "config/plan.html", context))
+
+
+def _place(draft: Draft, error: ConfigError) -> None:
+    """Put each finding at its field; above the form what is of no field."""
+    elsewhere = []
+    for one in error.findings:
+        key = one.path.rpartition(".")[2]
+        if key in draft.form.fields:
+            draft.form.add_error(key, f"{one.message[:1].upper()}{one.message[1:]}.")
+        else:
+            elsewhere.append(one)
+    draft.problems = _words(ConfigError(elsewhere))
 
 
 def _draft(request: HttpRequest, kind: Kind, *, name: str, is_new: bool) -> Draft:

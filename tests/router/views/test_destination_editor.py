@@ -109,8 +109,10 @@ def test_an_error_stands_at_its_field_and_nothing_is_lost(
 
 def test_what_the_file_would_be_refused_for_is_refused(console: Client, pacs: Destination) -> None:
     page = console.post(NEW + "dicom", {"name": "far", "enabled": "true", **GOOD["dicom"]})
-    assert "PACS" in page.content.decode()
-    assert 'role="alert"' in page.content.decode()
+    text = page.content.decode()
+    error = text[text.index('id="id_ae_title_error"') :].split("</p>")[0]
+    assert "The AE title &#x27;PACS&#x27; is already that of &#x27;pacs&#x27;." in error
+    assert Destination.objects.count() == 1
 
 
 def test_a_name_that_is_taken_is_refused(console: Client, pacs: Destination) -> None:
