@@ -22,7 +22,7 @@ from router.services import audit, clock, jobs
 from router.services.actors import Actor
 
 MOST_GROUPS = 200
-AT_ONCE = 500
+AT_ONCE = 1000
 OPEN_FAILURES = (ItemState.PARKED, ItemState.HELD, ItemState.WAITING)
 MOVABLE = (ItemState.PARKED, ItemState.HELD, ItemState.WAITING, ItemState.PENDING)
 
@@ -156,25 +156,36 @@ def exclude(items: JobItemQuerySet, *, reason: str, actor: Actor) -> int:
     return count
 
 
-@transaction.atomic
 def readdress(items: JobItemQuerySet, to: Destination, *, reason: str, actor: Actor) -> Readdressed:
-    """Give items up where they are and choose `to` for them, except where it has them already."""
-    jobs.lock(items)
-    places = _places(items)
+    """Give items up where they are and choose `to` for them, except where it has them already.
+
+    Many go in several transactions, each audited with what it did, so that none is long.
+    """
     moving = items.filter(state__in=MOVABLE).exclude(destination=to).order_by("pk")
-    pks = list(moving.values_list("pk", flat=True))
     token, moved, there = uuid4().hex, 0, 0
-    remark = f"Sent to {to.name} instead by {actor.name}: {reason}"[:500]
-    for chunk in _chunks(pks):
-        fresh = _fresh(chunk, to)
-        _choose(fresh, to, token)
-        given_up = JobItem.objects.filter(pk__in=chunk).cancel(remark)
-        moved, there = moved + len(fresh), there + given_up - len(fresh)
-    if moved or there:
+    for chunk in _chunks(list(moving.values_list("pk", flat=True))):
+        done = _readdress(chunk, to, token, reason=reason, actor=actor)
+        moved, there = moved + done.moved, there + done.there
+    return Readdressed(moved, there)
+
+
+@transaction.atomic
+def _readdress(
+    pks: list[int], to: Destination, token: str, *, reason: str, actor: Actor
+) -> Readdressed:
+    jobs.lock(JobItem.objects.filter(pk__in=pks))
+    items = JobItem.objects.filter(pk__in=pks, state__in=MOVABLE)
+    places, fresh = _places(items), _fresh(items, to)
+    _choose(fresh, to, token)
+    given_up = items.cancel(f"Sent to {to.name} instead by {actor.name}: {reason}"[:500])
+    done = Readdressed(len(fresh), given_up - len(fresh))
+    if given_up:
         doorbell.ring("deliver", to.pk, 0)
         target = f"destination {places} to {to.name}"
-        _audit("items.readdressed", actor, target, reason=reason, count=moved, there=there)
-    return Readdressed(moved, there)
+        _audit(
+            "items.readdressed", actor, target, reason=reason, count=done.moved, there=done.there
+        )
+    return done
 
 
 def _places(items: JobItemQuerySet) -> str:
@@ -182,9 +193,9 @@ def _places(items: JobItemQuerySet) -> str:
     return ", ".join(sorted(names))
 
 
-def _fresh(pks: list[int], to: Destination) -> list[JobItem]:
+def _fresh(items: JobItemQuerySet, to: Destination) -> list[JobItem]:
     """Return those whose object `to` neither has nor is about to get under the same transform."""
-    rows = list(JobItem.objects.filter(pk__in=pks).select_related("job").order_by("pk"))
+    rows = list(items.select_related("job").order_by("pk"))
     chosen = JobItem.objects.filter(destination=to, instance__in=[one.instance_id for one in rows])
     chosen = chosen.exclude(state=ItemState.CANCELLED)
     taken = set(chosen.values_list("instance_id", "transform"))

@@ -171,3 +171,5 @@ def test_moves_more_than_go_at_once(pacs: Destination, monkeypatch: pytest.Monke
     done = triage.readdress(JobItem.objects.all(), other, reason="x", actor=ANN)
     assert (done.moved, JobItem.objects.filter(destination=other).count()) == (5, 5)
     assert Job.objects.filter(destination=other).count() == 1
+    details = AuditEvent.objects.order_by("pk").values_list("details", flat=True)
+    assert [one["count"] for one in details] == [2, 2, 1]
