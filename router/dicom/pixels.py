@@ -73,7 +73,9 @@ def shape_of(header: Header) -> Shape:
         frames=_number(header, "NumberOfFrames", usual=1),
     )
     if shape.bits not in (8, 16, 32) or shape.samples not in (1, 3):
-        raise TranscodeError(f"its pixels of {shape.samples} times {shape.bits} bits cannot be decoded")
+        raise TranscodeError(
+            f"its pixels of {shape.samples} times {shape.bits} bits cannot be decoded"
+        )
     if not 1 <= shape.frames <= _MOST_FRAMES or not shape.frame_bytes:
         raise TranscodeError("its Rows, Columns and NumberOfFrames describe no image")
     if shape.total_bytes > MOST_PIXEL_BYTES:

@@ -157,10 +157,7 @@ def _wrong(name: str, uid: str) -> str:
     if not uid:
         return f"it has no {name} UID, neither in its file meta nor in its data set"
     shown = uid if len(uid) <= MOST_SHOWN else f"{uid[:MOST_SHOWN]}…"
-    return (
-        f"its {name} UID {shown!a} is not a UID: "
-        "numbers between dots, 64 characters at most"
-    )
+    return f"its {name} UID {shown!a} is not a UID: numbers between dots, 64 characters at most"
 
 
 def _is_known(file: BinaryIO, meta: FileMeta) -> bool:

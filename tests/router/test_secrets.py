@@ -166,7 +166,12 @@ class TestRing:
 
     @pytest.mark.parametrize(
         ("text", "words"),
-        [("", "holds no key"), ("c2hvcnQ", "5 bytes; 32"), ("%%%%", "no base64"), ("é", "no base64")],
+        [
+            ("", "holds no key"),
+            ("c2hvcnQ", "5 bytes; 32"),
+            ("%%%%", "no base64"),
+            ("é", "no base64"),
+        ],
     )
     def test_refuses_what_is_no_ring_and_repeats_none_of_it(self, text: str, words: str) -> None:
         with pytest.raises(secrets.KeyRingError, match=words) as caught:

@@ -173,7 +173,9 @@ def test_depth_is_limited_without_recursion() -> None:
         turn(level * 5000, IMPLICIT, EXPLICIT)
 
 
-@given(st.binary(max_size=400), st.sampled_from(sorted(REENCODABLE)), st.sampled_from(sorted(TARGETS)))
+@given(
+    st.binary(max_size=400), st.sampled_from(sorted(REENCODABLE)), st.sampled_from(sorted(TARGETS))
+)
 def test_any_bytes_are_turned_or_refused_by_name(data: bytes, stored: str, wanted: str) -> None:
     try:
         turn(data, stored, wanted)

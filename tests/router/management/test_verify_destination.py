@@ -111,9 +111,7 @@ def test_rehearses_with_what_was_received_where_nothing_was_chosen() -> None:
     "arguments", [("nobody",), ("disk", "--test-object"), ("disk", "--days", "0")]
 )
 def test_exits_2_on_misuse(arguments: tuple[str, ...], tmp_path: object) -> None:
-    factories.destination(
-        "disk", kind="folder", settings=folder(f"{tmp_path}/out")
-    )
+    factories.destination("disk", kind="folder", settings=folder(f"{tmp_path}/out"))
     with pytest.raises(CommandError) as caught:
         run(*arguments)
     assert caught.value.returncode == 2
