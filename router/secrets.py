@@ -110,8 +110,18 @@ def check_file(path: str) -> None:
         raise ValueError("an absolute path is expected, like /run/secrets/pacs")
     real = Path(os.path.realpath(path))
     own = [Path(os.path.realpath(django_settings.DATA_DIR)), Path("/proc"), Path("/sys")]
-    if real == _ring_file() or any(real.is_relative_to(folder) for folder in own):
+    if real in _own_files() or any(real.is_relative_to(folder) for folder in own):
         raise ValueError(f"{path} belongs to the product or the system; another file is expected")
+
+
+def _own_files() -> set[Path | None]:
+    """The files that the product's own settings are read from, wherever their links lead now."""
+    named = {
+        Path(os.path.realpath(value))
+        for name, value in os.environ.items()
+        if name.endswith("_FILE") and OURS.match(name.removesuffix("_FILE"))
+    }
+    return {_ring_file(), *named}
 
 
 def _of_environment(name: str) -> str:

@@ -33,6 +33,11 @@ class TaskQueue(ORM):  # type: ignore[misc] # django-q2 has no types
     _pipe: wakes.Pipe | None = None
     _listening: Any = None  # Any: psycopg's connection, untyped here
 
+    @staticmethod
+    def get_connection(list_key: str = "") -> Any:  # Any: django-q2's query set
+        """The rows of the queue, oldest first: a database gives them in any order otherwise."""
+        return ORM.get_connection(list_key).order_by("pk")
+
     def enqueue(self, task: str) -> int:
         """Queue a signed task; whoever waits is woken once it is committed."""
         key = int(super().enqueue(task))

@@ -5,6 +5,7 @@ claimed, not by the one who sends: a system call that takes minutes costs nobody
 nothing about results.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from router.models.jobs import JobItemQuerySet
 from router.services import archive, clock, lanes, liveness, pacing, tallies, units
 
 CLAIM = 100
+log = logging.getLogger(__name__)
+
 LEASE = timedelta(seconds=30)
 RENEW_SECONDS = 5.0
 SURE_SECONDS = 24.0
@@ -213,6 +216,9 @@ def _objection(item: Held, destination: Destination) -> tuple[ItemState | None, 
         size = archive.stored_size(item.instance)
     except FileNotFoundError:
         return ItemState.PARKED, "The stored object is missing; run verify_ledger."
+    except OSError as error:  # the sender meets it too, and judges this item alone by it
+        log.warning("delivery.unreadable", extra={"item": item.pk, "error": type(error).__name__})
+        return None, ""
     if size != item.instance.offset + item.instance.size:
         return ItemState.PARKED, "The stored object has another length; run verify_ledger."
     return None, ""

@@ -165,16 +165,22 @@ class _Drain:
         is_full = len(claim.items) >= claims.CLAIM // 2
         self._eased = 0.0 if is_full else time.monotonic() + EASE_SECONDS
         self._claims.append(claim)
-        self._ring_next()
         crashpoints.reach("deliver.before_send")
         self._line.give(_load(claim, self._stop), first=len(self._claims) == 1)
+        self._ring_next()
 
     def _ring_next(self) -> None:
-        """Have the next slot help while a backlog stands."""
-        if self._slot.number + 1 < lanes.slots(self._destination):
+        """Have the next slot help while a backlog stands; the sweep rings too if this fails."""
+        if self._slot.number + 1 >= lanes.slots(self._destination):
+            return
+        try:
             waiting = JobItem.objects.filter(destination=self._destination).due(clock.now())
             if waiting.exists():
                 doorbell.ring("deliver", self._destination.pk, self._slot.number + 1)
+        except TROUBLE:
+            if connection.in_atomic_block:
+                raise
+            forget()
 
     def _write(self, news: Sequence[News]) -> None:
         """Write what became known, however long the database is away."""

@@ -81,6 +81,17 @@ class TestResolve:
             with pytest.raises(secrets.Unresolved):
                 secrets.resolve({"password_file": str(path)}, "password")
 
+    @pytest.mark.parametrize("name", ["ROUTER_SECRET_KEY_FILE", "DATABASE_URL_FILE"])
+    def test_reads_no_file_that_holds_a_setting_of_the_product(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "kept").write_text("the product's own")
+        (tmp_path / "link").symlink_to(tmp_path / "kept")
+        monkeypatch.setenv(name, str(tmp_path / "link"))
+        for path in (tmp_path / "kept", tmp_path / "link"):
+            with pytest.raises(secrets.Unresolved, match="belongs to the product"):
+                secrets.resolve({"password_file": str(path)}, "password")
+
     def test_what_cannot_be_had_says_why_and_no_value(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

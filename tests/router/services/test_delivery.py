@@ -422,6 +422,22 @@ def test_an_object_that_is_not_what_was_received_is_parked_unsent(
     assert _counted(CounterKind.PARKED) == [("CT", "ct-1", pacs.name, 1, bad.size)]
 
 
+def test_an_object_that_cannot_be_read_now_waits_and_stops_no_other(
+    objects: storage.FileStorage, tmp_path: Path
+) -> None:
+    with Sink() as sink:
+        pacs = deliveries.node(sink.settings)
+        first, bad, last = deliveries.chosen(pacs, tmp_path, 3)
+        path = objects.root / bad.instance.location
+        path.unlink()
+        path.symlink_to(path.name)  # opening and measuring it fail, and not because it is missing
+        _drain(pacs)
+        assert [stored.sop_instance_uid for stored in sink.objects] == _uids([first, last])
+    assert _states([first, bad, last]) == [S.DELIVERED, S.WAITING, S.DELIVERED]
+    assert "cannot be read" in _again(bad).reason
+    assert _lane(pacs).state == LaneState.OPEN
+
+
 def _damage(path: Path, how: str) -> None:
     data = path.read_bytes()
     if how == "missing":
