@@ -116,8 +116,11 @@ class Receiver(Server):
         event = Webhook(SECRET).verify(request.body, headers)
         with self._lock:
             self.events.append({**event, "header": headers["webhook-id"]})
-            told = [one for one in self.events if one["type"] != "ping"]
-        return Reply(503 if len(told) == 1 and event["type"] != "ping" else 204)
+        return Reply(503 if len(self.told()) == 1 and event["type"] != "ping" else 204)
+
+    def told(self) -> list[dict[str, object]]:
+        """What came but pings."""
+        return [one for one in self.events if one["type"] != "ping"]
 
 
 def test_a_study_is_told_of_when_it_is_complete(product: Product, tmp_path: Path) -> None:
@@ -130,9 +133,13 @@ def test_a_study_is_told_of_when_it_is_complete(product: Product, tmp_path: Path
         config["rules"][0] |= {"on": "study", "quiet": "4s"}
         product.apply(config)
         assert {one.status for one in send_raw(HOST, product.port, objects)} == {0}
+        # Nothing is due until the study was quiet for long enough.
+        wait_until(
+            lambda: len(receiver.told()) == 2, seconds=90, what="an event and its repetition"
+        )
         product.wait_idle(90)
     assert receiver.events[0]["type"] == "ping"
-    first, again = (one for one in receiver.events if one["type"] != "ping")
+    first, again = receiver.told()
     assert first == again
     assert (first["type"], first["instances"]) == ("study.sent", 150)
     assert first["id"] == first["header"]
