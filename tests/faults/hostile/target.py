@@ -117,6 +117,15 @@ class Target:
         )
         return sorted(path for path in found if not _LAWFUL.fullmatch(path))
 
+    def parts(self) -> list[str]:
+        """Halves of objects that were left."""
+        return [
+            name
+            for _folder, _folders, files in os.walk(self.folder)  # as above
+            for name in files
+            if name.endswith(".part")
+        ]
+
     def is_healthy(self) -> bool:
         """Whether an honest peer is served."""
         contexts = [(VERIFICATION, [IMPLICIT_LITTLE]), (CT, [EXPLICIT_LITTLE])]

@@ -32,7 +32,7 @@ def test_a_hostile_sequence_ends_as_it_should(target: Target, probe: Probe) -> N
     assert target.is_healthy()
     assert target.errors() == ""
     assert target.strangers() == []
-    assert not list(target.folder.rglob("*.part"))
+    assert target.parts() == []
 
 
 def _quiet_ends(probe: Probe) -> set[str]:
