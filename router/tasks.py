@@ -5,15 +5,28 @@ The rows are the truth. A task first answers its bell, so that a ring from then 
 
 import logging
 import time
+from datetime import timedelta
 
 from django.db import OperationalError, close_old_connections
 
 from router import doorbell, stopping
-from router.services import clock, delivery, heartbeats, lanes, reckoning, routing, turns
+from router.services import (
+    claims,
+    clock,
+    delivery,
+    heartbeats,
+    lanes,
+    reckoning,
+    routing,
+    turns,
+)
 
 log = logging.getLogger(__name__)
 
 ROUTE_SECONDS = 20.0
+SWEEP_BEATS = timedelta(seconds=5)
+SWEEP_SILENT = timedelta(seconds=20)
+"""A sweep that comes so long after the one before follows an outage; a lease outlives a shorter."""
 
 
 def route() -> None:
@@ -83,6 +96,7 @@ def sweep() -> None:
 
 
 def _sweep() -> None:
+    _spare_after_silence()
     delivery.recover_lost()
     if routing.marks_due():
         doorbell.ring("route")
@@ -92,3 +106,11 @@ def _sweep() -> None:
         doorbell.ring("reckon")
     for destination_id in lanes.due_destinations():
         doorbell.ring("deliver", destination_id, 0)
+
+
+def _spare_after_silence() -> None:
+    """Where no sweep came for long, the database was away, for those who renew leases too."""
+    if not heartbeats.is_alive("sweep", within=SWEEP_SILENT):
+        claims.spare_expired()
+    if not heartbeats.is_alive("sweep", within=SWEEP_BEATS):
+        heartbeats.beat("sweep")

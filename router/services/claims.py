@@ -247,3 +247,17 @@ def renew(claims: Sequence[Claim], slot: LaneSlot) -> None:
         one.is_outdated = one.is_outdated or _is_outdated(one.destination)
         one.lost = one.lost or not slot_is_ours or renewed != len(waiting)
         one.renewed = asked
+
+
+def spare_expired() -> int:
+    """Let leases that ran out begin anew; for the moment after nobody could renew one.
+
+    Those who hold them have what they sent in hand, and write it now that they can.
+
+    Returns:
+        How many items and slots were spared.
+    """
+    now = clock.now()
+    slots = LaneSlot.objects.exclude(owner="").filter(lease_until__lt=now)
+    spared = slots.update(lease_until=now + LEASE)
+    return spared + JobItem.objects.expired(now).update(lease_until=now + LEASE)

@@ -11,9 +11,9 @@ FRESH = timedelta(seconds=30)
 
 
 def name(role: str) -> str:
-    """Return the name of this process in its role; the workers of a host answer as one."""
-    if role == "worker":
-        return f"worker-{socket.gethostname()}"[:100]
+    """Return the name of this process in its role; workers, and sweeps, of a host are as one."""
+    if role in {"worker", "sweep"}:
+        return f"{role}-{socket.gethostname()}"[:100]
     return f"{role}-{socket.gethostname()}-{os.getpid()}"[:100]
 
 

@@ -15,11 +15,12 @@ from router.models import (
     Heartbeat,
     ItemState,
     JobItem,
+    LaneSlot,
     LaneState,
     LedgerCheck,
     QuietTimer,
 )
-from router.services import clock, indexing, routing
+from router.services import claims, clock, heartbeats, indexing, routing
 from tests import factories
 from tests.intake import Site, image
 
@@ -174,15 +175,51 @@ def test_sweep_rings_only_for_a_lane_that_runs(lane: dict[str, Any], rings: bool
     assert bool(_queued()) == rings
 
 
-def test_sweep_takes_back_what_a_lost_worker_held() -> None:
+def _expired() -> JobItem:
     past = clock.now() - timedelta(seconds=1)
-    item = factories.item(state=ItemState.LEASED, owner="gone", lease_until=past, fence=1)
+    return factories.item(state=ItemState.LEASED, owner="gone", lease_until=past, fence=1)
+
+
+def test_sweep_takes_back_what_a_lost_worker_held() -> None:
+    item = _expired()
+    heartbeats.beat("sweep")
 
     tasks.sweep()
 
     item.refresh_from_db()
     assert (item.state, item.lost) == (ItemState.PENDING, 1)
     assert _queued() == {f"deliver:{item.destination_id}:0"}
+
+
+def test_sweep_after_an_outage_spares_the_leases_that_nobody_could_renew() -> None:
+    """Their holders have what they sent in hand and write it now."""
+    tasks.sweep()
+    item = _expired()
+    LaneSlot.objects.create(
+        destination=item.destination, number=0, owner="s", lease_until=item.lease_until
+    )
+    seconds = tasks.SWEEP_SILENT.total_seconds() + 1
+
+    with clock.shifted(timedelta(seconds=seconds)):
+        tasks.sweep()
+        tasks.sweep()  # comes at its usual pace and takes nothing back either
+        fresh = {"lease_until__gt": clock.now() + timedelta(seconds=29)}
+        assert JobItem.objects.filter(**fresh).exists()
+        assert LaneSlot.objects.filter(**fresh).exists()
+        item.refresh_from_db()
+        assert (item.state, item.lost) == (ItemState.LEASED, 0)
+
+    for number in range(4):  # nobody renewed it, although there was time for it
+        seconds += claims.LEASE.total_seconds() / 4
+        with clock.shifted(timedelta(seconds=seconds)):
+            tasks.sweep()
+            item.refresh_from_db()
+            assert (item.state == ItemState.LEASED) is (number < 3)
+
+
+def test_an_outage_that_ends_a_lease_is_long_enough_to_be_noticed() -> None:
+    shortest = claims.LEASE.total_seconds() - claims.RENEW_SECONDS
+    assert tasks.SWEEP_SILENT.total_seconds() < shortest
 
 
 def test_sweep_outlives_a_database_that_is_away() -> None:

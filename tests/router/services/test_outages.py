@@ -1,17 +1,20 @@
 """A database that is away for a while: what was to be written is written once it is back."""
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError, connections, transaction
 from pynetdicom import evt
 from pytest_django import Settings
 
+from router import tasks
 from router.models import AttemptOutcome, ItemState, JobItem, LaneSlot
-from router.services import delivery, outages
+from router.services import claims, delivery, heartbeats, outages
 from tests import deliveries
 from tests.outages import outage
 from tests.sinks import Sink
@@ -58,6 +61,45 @@ def test_results_that_could_not_be_written_in_mid_send_are_kept(
         assert (item.state, item.lost, item.fence) == (ItemState.DELIVERED, 0, 1)
         assert item.attempts.get().outcome == AttemptOutcome.SUCCESS
     assert LaneSlot.objects.get().owner == ""
+
+
+@contextmanager
+def _sweep_once(after: threading.Event) -> Iterator[None]:
+    """Sweep once, as soon as the database allows it."""
+
+    def sweep() -> None:
+        after.wait(30)
+        time.sleep(0.2)  # by now it is away
+        tasks.sweep()
+        connections.close_all()
+
+    heartbeats.beat("sweep")
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_delivered_in_an_outage_longer_than_a_lease_is_not_sent_again(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to come when the database is back is a sweep; the drain looks twice a second."""
+    monkeypatch.setattr(claims, "LEASE", timedelta(seconds=1.5))
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(tasks, "SWEEP_SILENT", timedelta(seconds=1))
+    deliveries.fresh_storage(settings, tmp_path)
+    with _Telling() as sink:
+        pacs = deliveries.node(sink.settings)
+        deliveries.chosen(pacs, tmp_path, 3)
+        with outage(sink.got, seconds=2.8), _sweep_once(sink.got):
+            assert delivery.drain(pacs.pk, 0, stop=lambda: False) == 3
+    assert len(sink.objects) == 3
+    for item in JobItem.objects.all():
+        assert (item.state, item.lost, item.fence) == (ItemState.DELIVERED, 0, 1)
+        assert item.attempts.get().outcome == AttemptOutcome.SUCCESS
 
 
 @pytest.mark.django_db(transaction=True)
