@@ -55,9 +55,14 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
     slot = _take_slot(row, slot_number)
     if slot is None:
         return 0
+    line = Line()
+    work = _Drain(row, slot, line, stop)
     try:
-        with Line() as line:
-            return _Drain(row, slot, line, stop).run()
+        with line:
+            return work.run()
+    except BaseException:
+        work.write_rest()
+        raise
     finally:
         insist(partial(_leave, slot), give_up=stopping.overdue)
 
@@ -90,6 +95,7 @@ class _Drain:
     ) -> None:
         self._destination, self._slot, self._line, self._stop = destination, slot, line, stop
         self._claims: list[Claim] = []
+        self._news: list[News] = []
         self._count = 0
         self._started = self._idle_since = self._renewed = time.monotonic()
         self._eased = 0.0
@@ -184,17 +190,27 @@ class _Drain:
 
     def _write(self, news: Sequence[News]) -> None:
         """Write what became known, however long the database is away."""
-        for one in news:
-            if one.results:
-                write = partial(results.finish, one.claim, one.results)
-                self._count += insist(write, give_up=stopping.overdue)
-                _note(one)
-                crashpoints.reach("deliver.after_commit")
-            if one.is_over:
-                self._claims.remove(one.claim)
+        self._news += news
+        while self._news:
+            self._write_one(self._news.pop(0))
         error = next((one.error for one in news if one.error is not None), None)
         if error is not None:
             raise error
+
+    def _write_one(self, one: News) -> None:
+        if one.results:
+            write = partial(results.finish, one.claim, one.results)
+            self._count += insist(write, give_up=stopping.overdue)
+            _note(one)
+            crashpoints.reach("deliver.after_commit")
+        if one.is_over:
+            self._claims.remove(one.claim)
+
+    def write_rest(self) -> None:
+        """After a failure, when the line has ended: write what became known and stands nowhere."""
+        self._news += self._line.collect(0)
+        while self._news:
+            self._write_one(self._news.pop(0))
 
     def _renew(self) -> None:
         if time.monotonic() - self._renewed < claims.RENEW_SECONDS:

@@ -513,6 +513,30 @@ def test_a_stop_in_the_middle_gives_the_rest_back(tmp_path: Path) -> None:
     assert [stored.sop_instance_uid for stored in sink.objects] == _uids(items)
 
 
+def test_what_was_answered_before_the_drain_failed_is_written(tmp_path: Path) -> None:
+    """It fails in the thread that holds the claim, while answers of the other wait to be read."""
+    with Sink(Script(delay=0.3)) as sink:
+        pacs = deliveries.node(sink.settings)
+        items = deliveries.chosen(pacs, tmp_path, 8)
+
+        def stop() -> bool:
+            is_ours = threading.current_thread() is threading.main_thread()
+            if is_ours and sink.objects and sink.wait_for(len(sink.objects) + 3):
+                raise _Died
+            return False
+
+        with pytest.raises(_Died):
+            _drain(pacs, stop=stop)
+        count = len(sink.objects)
+    assert 4 <= count < 8
+    ends = [outcome for item in items for outcome in _attempts(item)]
+    assert ends[: count - 1] == [A.SUCCESS] * (count - 1)
+    assert ends[count - 1] in {A.SUCCESS, A.UNKNOWN}  # it was in flight
+    assert ends[count:] == [A.NOT_SENT] * (8 - count)
+    assert S.LEASED not in _states(items)
+    assert not LaneSlot.objects.exclude(owner="").exists()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_late_worker_changes_nothing(tmp_path: Path) -> None:
     """Its lease ends while it sends; another claims and delivers; its own results are refused."""
