@@ -201,7 +201,8 @@ class Origin(Server):
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the data set by SOP Instance UID."""
-        return {uid: data_set_hash(data) for uid, data in self.objects.items()}
+        kept = list(self.objects.items())  # others come in meanwhile
+        return {uid: data_set_hash(data) for uid, data in kept}
 
     def cuts_after(self) -> int | None:
         return self.script.cut_after

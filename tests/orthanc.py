@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.product import AE_TITLE, HOST, free_port, wait_until
+from tests.ports import free_port
+from tests.product import AE_TITLE, HOST, wait_until
 
 ORTHANC = "/usr/sbin/Orthanc"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

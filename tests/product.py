@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,8 @@ import psycopg
 import yaml
 from psycopg import sql
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 AE_TITLE = "DICOMROUTER"
@@ -36,13 +37,6 @@ READY_SECONDS = 90.0
 
 Config = dict[str, Any]  # a configuration file as YAML would read it
 _PR_SET_PDEATHSIG = 1
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as found:
-        found.bind((HOST, 0))
-        return int(found.getsockname()[1])
 
 
 def wait_until(

@@ -36,7 +36,8 @@ from tests.faults.proxy import FaultProxy
 from tests.faults.site import FOLDER, Background, Site
 from tests.oracle import Pair, destinations_of
 from tests.orthanc import Orthanc
-from tests.product import AE_TITLE, HOST, Config, free_port, wait_until
+from tests.ports import free_port
+from tests.product import AE_TITLE, HOST, Config, wait_until
 from tests.proof.delivered import data_set, folder_destination
 from tests.proof.objects import CT, EXPLICIT_LITTLE, dataset, new_uid, raw
 from tests.senders import AssociationRejected, ConnectionEnded, RawAssociation, RawObject

@@ -14,7 +14,8 @@ from typing import Self
 import psutil
 import psycopg
 
-from tests.product import HOST, free_port, wait_until
+from tests.ports import free_port
+from tests.product import HOST, wait_until
 
 
 def binaries() -> Path:

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
-from tests.product import HOST, free_port
+from tests.ports import free_port
+from tests.product import HOST
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 

@@ -17,6 +17,8 @@ import boto3
 import httpx
 from botocore.config import Config
 
+from tests.ports import free_port
+
 PYTHON = Path(__file__).resolve().parents[2] / ".swift/bin/python"
 ACCESS_KEY, SECRET_KEY = "test:tester", "testing"
 STORES = ("account", "container", "object")
@@ -134,7 +136,7 @@ class Swift:
         assert PYTHON.exists(), "Swift is missing: deploy/install-swift"
         (self._folder / "devices/one").mkdir(parents=True)
         (self._folder / "swift.conf").write_text(SWIFT)
-        ports = dict(zip((*STORES, "proxy"), _free_ports(4), strict=True))
+        ports = {name: free_port() for name in (*STORES, "proxy")}
         self.port = ports.pop("proxy")
         rings = [str(PYTHON), "-c", RINGS, str(self._folder), json.dumps(ports)]
         subprocess.run(rings, check=True, timeout=60)
@@ -186,14 +188,6 @@ class Swift:
 
     def _logs(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self._folder.glob("*.log")))
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

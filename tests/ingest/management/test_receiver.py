@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.ingest.certificates import authority, signed
+from tests.ports import free_port
 from tests.receivers import make_object
 from tests.senders import RawAssociation, send_raw
 
@@ -22,12 +22,10 @@ ROOT = Path(__file__).parents[3]
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A data directory of its own with a migrated database, and a free port."""
     data = tmp_path_factory.mktemp("data")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("ROUTER_")},
         "ROUTER_DATA_DIR": str(data),
-        "ROUTER_DIMSE_PORT": str(port),
+        "ROUTER_DIMSE_PORT": str(free_port()),
         "ROUTER_DIMSE_PROCESSES": "2",
         "ROUTER_DISK_SLOW": "2",
         "ROUTER_DISK_REFUSE": "1",
@@ -93,8 +91,7 @@ def test_serves_tls_beside_it(environment: dict[str, str], tmp_path: Path) -> No
     """The same processes, a second port; a file that is missing is said at once."""
     ca = authority(tmp_path)
     ours = signed(tmp_path, "ours", ca)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     secured = {**environment, "ROUTER_DIMSE_TLS_PORT": str(port)}
     secured |= {"ROUTER_DIMSE_TLS_CERT": str(ours.certificate), "ROUTER_DIMSE_TLS_KEY": "none.key"}
     refused = manage(secured, "receiver")

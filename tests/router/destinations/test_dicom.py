@@ -14,6 +14,7 @@ from router.destinations import KINDS
 from router.destinations.base import Context, Outgoing, Result, Sender
 from router.destinations.outcomes import Outcome
 from router.dicom import part10
+from tests.ports import free_port
 from tests.router.destinations.objects import (
     BIG,
     DEFLATED,
@@ -389,9 +390,7 @@ class TestProbe:
 def storescp(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     folder = tmp_path / "arrived"
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [STORESCP, "+B", "+xa", "-od", str(folder), "-aet", "SCP", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         for _ in range(200):

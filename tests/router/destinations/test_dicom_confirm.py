@@ -17,7 +17,8 @@ from router.destinations.base import Confirmation, Confirming, Context, Outgoing
 from router.destinations.dicom import DicomSender
 from router.destinations.outcomes import Outcome
 from tests.orthanc import Orthanc
-from tests.product import free_port, wait_until
+from tests.ports import free_port
+from tests.product import wait_until
 from tests.router.destinations.objects import EXPLICIT, IMPLICIT, made
 from tests.sinks import RawSink, Sink
 

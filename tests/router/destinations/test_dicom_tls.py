@@ -19,7 +19,7 @@ from router.destinations.base import Context, Outgoing, Result, Sender
 from router.destinations.outcomes import Outcome
 from tests.ingest.certificates import Pair, authority, signed
 from tests.orthanc import Orthanc
-from tests.product import free_port
+from tests.ports import free_port
 from tests.router.destinations.objects import made, real_files, stored
 from tests.sinks import RawSink, Script, Sink
 

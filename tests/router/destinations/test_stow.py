@@ -22,7 +22,7 @@ from router.destinations.stow_batches import BLOCK_BYTES, Parcel
 from router.destinations.stow_presets import PRESETS
 from tests.ingest.certificates import authority, signed
 from tests.origins import Origin, Reply, Request, Script, Server
-from tests.product import free_port
+from tests.ports import free_port
 from tests.router.destinations.objects import kept, made, real_files, stored
 
 D = Outcome.DELIVERED

@@ -18,7 +18,7 @@ from router.destinations.outcomes import Outcome
 from router.destinations.webhook import WebhookSender
 from router.dicom.errors import RuleError
 from tests.origins import Reply, Request, Server
-from tests.product import free_port
+from tests.ports import free_port
 from tests.router.destinations.objects import RECEIVED, made
 
 D = Outcome.DELIVERED

@@ -9,6 +9,7 @@ from router.config import schema
 from router.destinations import KINDS
 from router.destinations.base import Context, Verification
 from router.management import demo, processes
+from tests.ports import free_port
 
 
 def _verify(port: int) -> Verification:
@@ -29,7 +30,7 @@ def test_the_configuration_is_valid(settings: Any, tmp_path: Path) -> None:  # A
 
 
 def test_the_pacs_takes_every_made_up_study() -> None:
-    port = demo.free_port()
+    port = free_port()
     pacs = processes.start(["demo_pacs", str(port)])
     try:
         limit = time.monotonic() + 30

@@ -1,6 +1,5 @@
 """Delivery over real associations: what leaves, what becomes of each item, and who may say so."""
 
-import socket
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,6 +29,7 @@ from router.models import (
 from router.services import claims, clock, delivery, jobs, reckoning
 from router.services.actors import SYSTEM
 from tests import deliveries
+from tests.ports import free_port
 from tests.sinks import RawSink, Script, Sink
 
 S = ItemState
@@ -76,12 +76,6 @@ def _attempts(item: JobItem) -> list[str]:
 
 def _lane(destination: Destination) -> Lane:
     return Lane.objects.get(destination=destination)
-
-
-def _closed_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
 
 
 def _balance() -> list[tuple[str, str]]:
@@ -298,7 +292,7 @@ def test_a_transient_rejection_only_backs_off(tmp_path: Path) -> None:
 def test_a_destination_that_comes_up_again_gets_everything_in_order_of_age(
     tmp_path: Path,
 ) -> None:
-    port = _closed_port()
+    port = free_port()
     pacs = deliveries.node(
         {"host": "127.0.0.1", "port": port, "ae_title": "SINK"}, retry=["100s", "500s"]
     )
@@ -328,7 +322,7 @@ def test_a_destination_that_comes_up_again_gets_everything_in_order_of_age(
 
 
 def test_one_destination_away_delays_no_other(tmp_path: Path) -> None:
-    away = deliveries.node({"host": "127.0.0.1", "port": _closed_port(), "ae_title": "AWAY"})
+    away = deliveries.node({"host": "127.0.0.1", "port": free_port(), "ae_title": "AWAY"})
     with Sink() as sink:
         pacs = deliveries.node(sink.settings)
         late = deliveries.chosen(away, tmp_path, 2)

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.ports import free_port
+
 SECONDS = 0.05
 
 
@@ -26,10 +28,8 @@ class Listener:
 
     def __init__(self, *hosts: str) -> None:
         self.count = 0
-        first = socket.create_server((hosts[0], 0), family=_family(hosts[0]))
-        self.port = int(first.getsockname()[1])
-        others = [socket.create_server((h, self.port), family=_family(h)) for h in hosts[1:]]
-        self._sockets = [first, *others]
+        self.port = free_port()
+        self._sockets = [socket.create_server((h, self.port), family=_family(h)) for h in hosts]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)
 

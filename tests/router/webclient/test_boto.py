@@ -16,6 +16,7 @@ from botocore.exceptions import (
 from pytest_django import Settings
 
 from router.webclient import Forbidden, Keys, Timeouts, boto_client
+from tests.ports import free_port
 from tests.router.webclient import hostile
 from tests.router.webclient.far_ends import (
     Answer,
@@ -152,10 +153,8 @@ def test_keys_are_not_shown() -> None:
 
 @pytest.mark.usefixtures("_loopback_listed")
 def test_trouble_has_the_names_that_botocore_gives_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
     with pytest.raises(EndpointConnectionError):
-        store(f"http://127.0.0.1:{port}").head_bucket(Bucket="images")
+        store(f"http://127.0.0.1:{free_port()}").head_bucket(Bucket="images")
     with pytest.raises(EndpointConnectionError):
         store("http://no-such-name.invalid").head_bucket(Bucket="images")
     with WebServer() as server:

@@ -7,6 +7,7 @@ import pytest
 from pytest_django import Settings
 
 from router.webclient import Forbidden, check_url, guard
+from tests.ports import free_port
 from tests.router.webclient import hostile
 from tests.router.webclient.far_ends import Listener, NameServer
 
@@ -178,10 +179,8 @@ def test_tries_the_next_address_when_one_refuses(
 
 def test_refused_connections_and_unknown_names_are_os_errors(settings: Settings) -> None:
     settings.OUTBOUND_ALLOW = [ipaddress.ip_network("127.0.0.0/8")]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
-        guard.connect("127.0.0.1", port, timeout=5, abort=never)
+        guard.connect("127.0.0.1", free_port(), timeout=5, abort=never)
     with pytest.raises(socket.gaierror):
         guard.connect("no-such-name.invalid", 80, timeout=5, abort=never)
     with pytest.raises(OSError, match="host name"):

@@ -12,6 +12,7 @@ from pytest_django import Settings
 
 from router import webclient
 from router.webclient import Forbidden, Timeouts
+from tests.ports import free_port
 from tests.router.webclient import hostile
 from tests.router.webclient.far_ends import (
     Answer,
@@ -171,10 +172,8 @@ def test_a_far_end_that_takes_no_bytes_is_given_up() -> None:
 
 @pytest.mark.usefixtures("_loopback_listed")
 def test_nobody_there_is_a_connect_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     with webclient.client(timeout=TIMES) as client, pytest.raises(httpx.ConnectError):
-        client.get(f"http://127.0.0.1:{port}/")
+        client.get(f"http://127.0.0.1:{free_port()}/")
 
 
 @pytest.mark.usefixtures("_loopback_listed")
