@@ -112,14 +112,16 @@ def _flush_rate(folder: Path, block: bytes, count: int) -> float:
 def _flush(folder: Path, block: bytes) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for number in range(FLUSHES):
-            path = folder / f"{number}.part"
-            with path.open("wb") as file:
+        paths = [folder / f"{number}.part" for number in range(FLUSHES)]
+        for path in paths:
+            path.touch()
+        os.fsync(descriptor)
+        for path in paths:
+            with path.open("r+b") as file:
                 file.write(block)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fdatasync(file.fileno())
             path.rename(path.with_suffix(".dcm"))
-            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -17,11 +17,10 @@ VARIABLE = "ROUTER_CRASH_POINTS"
 REACHED = ".reached"
 STOP = "STOP"
 POINTS = (
-    "receive.part_created",
+    "receive.part_opened",
     "receive.before_fsync",
     "receive.after_fsync",
     "receive.after_rename",
-    "receive.after_folder_sync",
     "receive.before_reply",
     "index.before_transaction",
     "index.before_commit",

@@ -2,9 +2,10 @@
 
 One folder an association below `inbox/`, named by our id. It holds `association.json` (who sent,
 written and synced before the first object can be acknowledged), one `<receipt>.<sha256>.dcm` an
-acknowledged object and one `<receipt>.part` an object still arriving. A folder belongs to one live
-process; the folders of dead processes are adopted by others, which is how nothing acknowledged
-gets lost. The inbox is the write-ahead log of the index.
+acknowledged object and one `<receipt>.part` an object still arriving. Parts are made some ahead, so
+that one sync of the folder serves many. A folder belongs to one live process; the folders of dead
+processes are adopted by others, which is how nothing acknowledged gets lost: a part with a seal is
+an object too. The inbox is the write-ahead log of the index.
 
 It refuses to know the database, and to use anything received as part of a path.
 """
@@ -15,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ from router.spool_file import (
     SpoolError,
     SpoolFile,
     SpoolFull,
+    make_parts,
+    settle_part,
     sha256_of,
     spool_error,
 )
@@ -59,6 +62,7 @@ FACTS = "association.json"
 END = "association_end.json"
 NEW_PREFIX = ".new-"
 STALE_AFTER = 3600.0
+MOST_AHEAD = 32
 _NOBODY = Owner(pid=0, process_start=0, boot_id="", lock="0" * 32)
 _OBJECT_NAME = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{64}\.dcm")
 
@@ -75,6 +79,8 @@ class Inbox:
         self.facts = facts
         self.owner = owner
         self._fd = -1
+        self._parts: list[str] = []  # receipt ids of empty parts that are durable
+        self._ahead = 1
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -91,18 +97,22 @@ class Inbox:
     ) -> SpoolFile:
         """Begin one object. Raises `SpoolFull` or `SpoolError`."""
         self._establish()
+        if not self._parts:
+            self._make_parts()
         meta = part10.file_meta(
             sop_class_uid=sop_class_uid,
             sop_instance_uid=sop_instance_uid,
             transfer_syntax=transfer_syntax,
+            seal=part10.NO_SEAL,
         )
         uids = (sop_class_uid, sop_instance_uid, transfer_syntax)
-        return SpoolFile(self, meta=meta, uids=uids)
+        return SpoolFile(self, self._parts.pop(), meta=meta, uids=uids)
 
     def closed(self, ended_at: datetime, reason: str, counts: Counts) -> None:
         """Note how the association ended, for an adopter; let go of the folder."""
         if self._fd < 0:
             return
+        self._drop_parts()
         end = {"ended_at": ended_at.isoformat(), "reason": reason, **asdict(counts)}
         try:
             durable.write(self.folder / END, json.dumps(end))
@@ -133,12 +143,19 @@ class Inbox:
             except FileNotFoundError:
                 continue
 
-    def remove_parts(self) -> int:
-        """Remove what never became whole. Only for the adopter of a dead owner's folder."""
+    def settle_parts(self) -> None:
+        """Keep the parts that are whole, remove the others. Only by `Spool.adopt`.
+
+        One that cannot be read now stays a part: whoever adopts the folder next tries again.
+        """
         parts = [path for path in _entries(self.folder) if path.suffix == PART_SUFFIX]
         for path in parts:
-            path.unlink(missing_ok=True)
-        return len(parts)
+            try:
+                settle_part(path)
+            except OSError as error:
+                log.error("inbox.part_unreadable", extra={"path": str(path), "error": str(error)})
+        if parts:
+            durable.sync_folder(self.folder)
 
     def remove_if_empty(self) -> bool:
         """Remove the folder when it holds no object, arriving or acknowledged."""
@@ -147,9 +164,6 @@ class Inbox:
             return False
         shutil.rmtree(self.folder, ignore_errors=True)
         return not self.folder.exists()
-
-    def sync(self) -> None:
-        os.fsync(self._fd)
 
     def _spooled(self, path: Path, *, verify: bool) -> Spooled:
         receipt_id, sha256 = path.stem.split(".")
@@ -184,13 +198,36 @@ class Inbox:
         try:
             durable.make_folder(self.folder.parent)
             fresh.mkdir()
+            self._parts = make_parts(fresh, self._ahead)
             durable.write(fresh / FACTS, self._facts_json(self.owner))
             fresh.rename(self.folder)
             durable.sync_folder(self.folder.parent)
             self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            self._parts = []
             shutil.rmtree(fresh, ignore_errors=True)
             raise spool_error(error) from error
+
+    def _make_parts(self) -> None:
+        """Make the names of the next objects durable: twice as many each time."""
+        self._ahead = min(2 * self._ahead, MOST_AHEAD)
+        made = make_parts(self.folder, self._ahead)
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self._remove_parts(made)
+            raise spool_error(error) from error
+        self._parts = made
+
+    def _drop_parts(self) -> None:
+        """Remove the parts that no object came for."""
+        self._remove_parts(self._parts)
+        self._parts = []
+
+    def _remove_parts(self, receipt_ids: Iterable[str]) -> None:
+        for receipt_id in receipt_ids:
+            with suppress(OSError):
+                (self.folder / f"{receipt_id}{PART_SUFFIX}").unlink(missing_ok=True)
 
     def take_over(self, owner: Owner) -> None:
         """Write the new owner into the facts. Only by `Spool.adopt`."""
@@ -253,7 +290,7 @@ class Spool:
                     _write_stand_in(folder)
 
     def adopt(self, inbox: Inbox) -> bool:
-        """Make an abandoned inbox ours and drop its unfinished objects.
+        """Make an abandoned inbox ours; keep what is whole in it and drop the rest.
 
         False when another process was quicker or the owner lives after all.
         """
@@ -267,7 +304,7 @@ class Spool:
             if current.owner != inbox.owner:
                 return False
             inbox.take_over(self._owners.me())
-        inbox.remove_parts()
+        inbox.settle_parts()
         return True
 
     def remove_finished(self, association_id: str) -> bool:
@@ -318,6 +355,7 @@ def _written(meta: FileMeta) -> bytes:
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax=meta.transfer_syntax,
+        seal=meta.seal,
     )
 
 

@@ -1,7 +1,11 @@
 """One object of the spool: while it arrives, and once it is durable.
 
-Bytes are hashed and counted as they are written; `commit` orders the syncs before anyone is told
-Success. It refuses to know where inboxes lie and whose they are.
+Bytes are hashed and counted as they are written; `commit` seals and syncs them before anyone is
+told Success. It refuses to know where inboxes lie and whose they are.
+
+The name it is written under was made and synced before (`Inbox`), so one sync makes an object
+durable: that of its bytes, the seal in its file meta among them. Its final name is for the living;
+after a power cut it may have its first name again, and the seal tells that it was whole.
 """
 
 import errno
@@ -15,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from router import crashpoints
-from router.dicom import header
+from router.dicom import header, part10
+from router.dicom.errors import MalformedDataSet
 from router.facts import AssociationFacts
 
 if TYPE_CHECKING:
@@ -83,19 +88,22 @@ class SpoolFile:
     `write` never keeps a reference to what it is given. Any failure removes the file.
     """
 
-    def __init__(self, inbox: "Inbox", *, meta: bytes, uids: tuple[str, str, str]) -> None:
-        self.receipt_id = uuid.uuid4().hex
+    def __init__(
+        self, inbox: "Inbox", receipt_id: str, *, meta: bytes, uids: tuple[str, str, str]
+    ) -> None:
+        """`meta` ends with room for a seal. The part of this receipt is there, empty."""
+        self.receipt_id = receipt_id
         self.size = 0
         self.offset = len(meta)
         self._inbox = inbox
         self._uids = uids
-        self._part = inbox.folder / f"{self.receipt_id}{PART_SUFFIX}"
+        self._part = inbox.folder / f"{receipt_id}{PART_SUFFIX}"
         self._hash = hashlib.sha256()
         self._flushed = 0
         self._structure: header.Structure | None = None
         self._meta = memoryview(meta)
-        self._fd = _open_new(self._part)
-        crashpoints.reach("receive.part_created")
+        self._fd = _open(self._part)
+        crashpoints.reach("receive.part_opened")
 
     @property
     def sha256(self) -> str:
@@ -121,23 +129,22 @@ class SpoolFile:
     def commit(self) -> Spooled:
         """Make the object durable under its final name; only then may Success be answered.
 
-        File, name and folder are synced in this order; the facts of the association are synced
-        since the first object began. Raises `SpoolFull` or `SpoolError`; the file is gone then.
+        Its first name is synced already, and so are the facts of the association, since the first
+        object began. Raises `SpoolFull` or `SpoolError`; the file is gone then.
         """
         self._begin()
         sop_class, sop_instance, transfer_syntax = self._uids
         digest = self.sha256
         path = self._inbox.folder / f"{self.receipt_id}.{digest}{OBJECT_SUFFIX}"
         try:
+            self._write_seal(part10.SEAL.pack(self.size, self._hash.digest()))
             crashpoints.reach("receive.before_fsync")
-            os.fsync(self._fd)
+            os.fdatasync(self._fd)
             crashpoints.reach("receive.after_fsync")
             self._part.rename(path)
             crashpoints.reach("receive.after_rename")
-            self._inbox.sync()
-            crashpoints.reach("receive.after_folder_sync")
         except OSError as error:
-            path.unlink(missing_ok=True)
+            self._break_seal()
             raise self._failed(error) from error
         self._close()
         return Spooled(
@@ -177,6 +184,14 @@ class SpoolFile:
         except OSError as error:
             raise self._failed(error) from error
 
+    def _write_seal(self, seal: bytes) -> None:
+        os.pwrite(self._fd, seal, self.offset - len(seal))
+
+    def _break_seal(self) -> None:
+        """What is refused must not pass for whole, should its removal not last."""
+        with suppress(OSError):
+            self._write_seal(part10.NO_SEAL)
+
     def _flush(self) -> None:
         try:
             os.fdatasync(self._fd)
@@ -203,9 +218,57 @@ def sha256_of(file: BinaryIO, offset: int) -> str:
     return found.hexdigest()
 
 
-def _open_new(path: Path) -> int:
+def make_parts(folder: Path, count: int) -> list[str]:
+    """Make empty parts; their receipt ids. The caller syncs the folder.
+
+    Raises OSError when not even one can be made.
+    """
+    made: list[str] = []
+    for _ in range(count):
+        receipt_id = uuid.uuid4().hex
+        try:
+            os.close(_open(folder / f"{receipt_id}{PART_SUFFIX}", os.O_CREAT | os.O_EXCL))
+        except SpoolError:
+            if not made:
+                raise
+            break
+        made.append(receipt_id)
+    return made
+
+
+def settle_part(path: Path) -> bool:
+    """Give a part of a dead process its final name when it is sealed; else remove it.
+
+    A part shorter than its seal says was never acknowledged: its bytes were not synced. The hash is
+    compared later, by whoever indexes it. Raises OSError when it cannot be read.
+    """
+    with path.open("r+b") as file:
+        sha256 = _sealed(file)
+        if sha256:
+            os.fsync(file.fileno())
+    if sha256:
+        path.rename(path.with_name(f"{path.stem}.{sha256}{OBJECT_SUFFIX}"))
+    else:
+        path.unlink()
+    return bool(sha256)
+
+
+def _sealed(file: BinaryIO) -> str:
+    """The SHA-256 in a part's seal; '' when the part is not whole."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        meta = part10.read_meta(file)
+    except MalformedDataSet:
+        return ""
+    if len(meta.seal) != part10.SEAL.size or meta.seal == part10.NO_SEAL:
+        return ""
+    size, digest = part10.SEAL.unpack(meta.seal)
+    is_whole = os.fstat(file.fileno()).st_size >= meta.offset + size
+    return digest.hex() if is_whole else ""
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
     except OSError as error:
         raise spool_error(error) from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.spool import AssociationFacts, Counts, Spool, Spooled
+from tests.halves import halves
 from tests.senders import RawObject
 
 if TYPE_CHECKING:  # children of tests make objects without Django
@@ -64,6 +65,10 @@ class Running:
 
     def files(self, pattern: str = "*/*.dcm") -> list[Path]:
         return sorted((self.spool.root / "inbox").glob(pattern))
+
+    def halves(self) -> list[Path]:
+        """Objects that are not whole."""
+        return halves(self.spool.root / "inbox")
 
     def data(self, spooled: Spooled) -> bytes:
         return spooled.path.read_bytes()[spooled.offset :]

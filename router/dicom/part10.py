@@ -2,6 +2,11 @@
 
 It reads what stands before a data set and never the data set itself, save for the one element that
 tells how a bare data set is encoded.
+
+A stored object may carry a seal: the length and SHA-256 of its data set, as the private
+information of its file meta (PS3.10 7.1, 0002,0102). It is the last of what stands before the data
+set, has a fixed length, and is written when all the rest has been: a file whose seal is empty is
+not whole.
 """
 
 import struct
@@ -15,6 +20,10 @@ from router.dicom.errors import MalformedDataSet, TruncatedDataSet
 IMPLEMENTATION_CLASS_UID: Final = "2.25.184537420911463906128837055174190265911"
 IMPLEMENTATION_VERSION_NAME: Final = "DICOMROUTER_01"
 
+SEAL_CREATOR_UID: Final = "2.25.93264517720881735490261875514028663941"
+SEAL: Final = struct.Struct("<Q32s")
+NO_SEAL: Final = bytes(SEAL.size)
+
 _PREAMBLE = bytes(128) + b"DICM"
 _VERSION = struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01")
 _SHORT = struct.Struct("<HH2sH")
@@ -22,7 +31,6 @@ _LONG = struct.Struct("<HH2sHI")
 _GROUP_LENGTH = struct.Struct("<HH2sHI")
 _LONG_VRS = frozenset({b"OB", b"OW", b"UN", b"UT", b"SQ", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR"})
 _META_LIMIT = 1 << 20
-_WANTED = {0x0002: "sop_class_uid", 0x0003: "sop_instance_uid", 0x0010: "transfer_syntax"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class FileMeta:
     sop_instance_uid: str
     transfer_syntax: str
     offset: int
+    seal: bytes = b""  # ours, `NO_SEAL` while the object is not whole; b"" when there is no room
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:
@@ -49,8 +58,16 @@ _TAIL = _uid(0x0012, IMPLEMENTATION_CLASS_UID) + _element(
 )
 
 
-def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:
-    """Preamble of zeros, DICM and group 2 (PS3.10 7.1): all that stands before the data set."""
+_CREATOR = _uid(0x0100, SEAL_CREATOR_UID)
+
+
+def file_meta(
+    *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, seal: bytes = b""
+) -> bytes:
+    """Preamble of zeros, DICM and group 2 (PS3.10 7.1): all that stands before the data set.
+
+    With a `seal` (`NO_SEAL` for the room it takes), that one is its end.
+    """
     group = b"".join(
         (
             _VERSION,
@@ -58,9 +75,16 @@ def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str
             _uid(0x0003, sop_instance_uid),
             _uid(0x0010, transfer_syntax),
             _TAIL,
+            _sealed(seal),
         )
     )
     return _PREAMBLE + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(group)) + group
+
+
+def _sealed(seal: bytes) -> bytes:
+    if not seal:
+        return b""
+    return _CREATOR + _LONG.pack(0x0002, 0x0102, b"OB", 0, len(seal)) + seal
 
 
 def read_meta(file: BinaryIO) -> FileMeta:
@@ -73,20 +97,25 @@ def read_meta(file: BinaryIO) -> FileMeta:
     head = file.read(_META_LIMIT)
     start = 132 if head[128:132] == b"DICM" else 4 if head[:4] == b"DICM" else 0
     found, offset = _read_group(head, start)
-    transfer_syntax = found.get("transfer_syntax") or _guess(head, offset)
-    return FileMeta(
-        found.get("sop_class_uid", ""), found.get("sop_instance_uid", ""), transfer_syntax, offset
+    sop_class_uid, sop_instance_uid, transfer_syntax, creator = (
+        _text(found.get(number, b"")) for number in (0x0002, 0x0003, 0x0010, 0x0100)
     )
+    seal = found.get(0x0102, b"") if creator == SEAL_CREATOR_UID else b""
+    syntax = transfer_syntax or _guess(head, offset)
+    return FileMeta(sop_class_uid, sop_instance_uid, syntax, offset, seal)
 
 
-def _read_group(head: bytes, offset: int) -> tuple[dict[str, str], int]:
+def _read_group(head: bytes, offset: int) -> tuple[dict[int, bytes], int]:
     """Walk group 2 by its tags: the declared group length of many writers is wrong."""
-    found: dict[str, str] = {}
+    found: dict[int, bytes] = {}
     while head[offset : offset + 2] == b"\x02\x00":
         number, value, offset = _read_element(head, offset)
-        if number in _WANTED:
-            found[_WANTED[number]] = value.rstrip(b"\x00 ").decode("ascii", "replace")
+        found[number] = value
     return found, offset
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\x00 ").decode("ascii", "replace")
 
 
 def _read_element(head: bytes, offset: int) -> tuple[int, bytes, int]:

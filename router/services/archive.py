@@ -107,8 +107,10 @@ def stored_size(instance: Instance) -> int:
 
 def _inbox_path(instance: Instance) -> Path:
     receipt = Receipt.objects.select_related("association").get(uid=instance.file_id)
-    name = f"{instance.file_id}.{instance.sha256}.dcm"
-    return Path(settings.SPOOL_DIR) / "inbox" / receipt.association.uid / name
+    folder = Path(settings.SPOOL_DIR) / "inbox" / receipt.association.uid
+    path = folder / f"{instance.file_id}.{instance.sha256}.dcm"
+    # After a power cut an object has its first name again until its inbox is adopted.
+    return path if path.exists() else folder / f"{instance.file_id}.part"
 
 
 def header_of(instance: Instance) -> Header:

@@ -219,8 +219,14 @@ class Indexer:
             if self.spool.adopt(inbox):
                 self._adopted[inbox.facts.id] = inbox
         for uid, inbox in list(self._adopted.items()):
-            self._take_in(inbox)
-            del self._adopted[uid]
+            try:
+                self._take_in(inbox)
+            except (OperationalError, InterfaceError):
+                raise
+            except OSError as error:  # one that cannot be read must not keep the others waiting
+                log.error("inbox.waits", extra={"association": uid, "error": str(error)})
+            else:
+                del self._adopted[uid]
         self.spool.sweep()
 
     def _take_in(self, inbox: Inbox) -> None:
@@ -241,7 +247,7 @@ class Indexer:
         self._overflowed = False  # before the folders are read: what comes from now on counts anew
         try:
             for inbox in self.spool.mine():
-                self._index_inbox(inbox)
+                self._index_inbox(inbox, verify=inbox.facts.id in self._adopted)
                 self.spool.remove_finished(inbox.facts.id)
         except BaseException:
             self._overflowed = True

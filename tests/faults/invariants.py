@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psycopg
 
+from tests.halves import halves
+
 STAYS = 60.0  # seconds
 LATE = 180.0  # seconds that an item may be due at an open lane where nothing happens
 PART_IS_OLD = 300.0
@@ -78,8 +80,16 @@ class Invariants:
         now = time.time()
         return {
             "objects that stay in the inbox": self._older("*/*.dcm", now - STAYS),
-            "parts that were left": self._older("*/*.part", now - PART_IS_OLD),
+            "parts that were left": len(self._old_halves(now - PART_IS_OLD)),
         }
+
+    def _old_halves(self, moment: float) -> list[Path]:
+        found = []
+        for path in halves(self._data_dir / "spool/inbox"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < moment:
+                    found.append(path)
+        return found
 
     def _older(self, pattern: str, moment: float) -> int:
         return sum(modified < moment for modified in self._files(pattern))

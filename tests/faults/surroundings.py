@@ -16,6 +16,7 @@ from tests.faults.site import Background, Site
 from tests.faults.tagged import Tagged
 from tests.faults.volume import PowerVolume, Tmpfs
 from tests.faults.wallclock import WallClock
+from tests.halves import halves
 from tests.product import HOST, wait_until
 from tests.proof.objects import CT, EXPLICIT_LITTLE
 from tests.senders import RawAssociation
@@ -83,7 +84,7 @@ def _recovered(site: Site, volume: Tmpfs, chance: random.Random, refused: int) -
     wait_until(lambda: status_of(site, one) == 0, seconds=RECOVERS, what="Success", every=0.5)
     assert refused
     account = site.settle()
-    assert list(volume.folder.rglob("*.part")) == [], "half an object was left"
+    wait_until(lambda: halves(volume.folder) == [], seconds=10, what="no half object")
     return account
 
 

@@ -20,6 +20,7 @@ from typing import Self
 from tests.faults.books import Account
 from tests.faults.kills import Roles
 from tests.faults.site import MOST_RECOVERY, Background, Site
+from tests.halves import halves
 from tests.product import wait_until
 
 CALLS = {
@@ -116,7 +117,7 @@ def fail(site: Site, name: str, chance: random.Random) -> Account:
     assert set(refused) <= {OUT_OF_RESOURCES}, {f"{one:04X}": n for one, n in refused.items()}
     account = site.settle()
     inbox = site.product.data_dir / "spool/inbox"
-    wait_until(lambda: not any(inbox.rglob("*.part")), seconds=10, what=f"no half file {spoiled}")
+    wait_until(lambda: not halves(inbox), seconds=10, what=f"no half file {spoiled}")
     return account
 
 

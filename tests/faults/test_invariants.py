@@ -32,7 +32,7 @@ def invariants(tmp_path: Path) -> Invariants:
 def _old(tmp_path: Path, name: str) -> None:
     path = tmp_path / "spool/inbox/0123" / name
     path.parent.mkdir(parents=True)
-    path.touch()
+    path.write_bytes(b"half")
     os.utime(path, (time.time() - 3600, time.time() - 3600))
 
 
@@ -96,6 +96,14 @@ def test_names_what_stays_in_the_spool(tmp_path: Path, invariants: Invariants) -
 def test_names_a_part_that_was_left(tmp_path: Path, invariants: Invariants) -> None:
     _old(tmp_path, "a.part")
     assert invariants.broken() == {"parts that were left": 1}
+
+
+def test_a_name_made_ahead_is_no_half_object(tmp_path: Path, invariants: Invariants) -> None:
+    _old(tmp_path, "a.part")
+    path = tmp_path / "spool/inbox/0123/a.part"
+    path.write_bytes(b"")
+    os.utime(path, (time.time() - 3600, time.time() - 3600))
+    assert invariants.broken() == {}
 
 
 def test_says_nothing_of_work_in_hand(invariants: Invariants) -> None:

@@ -103,7 +103,7 @@ def test_a_full_volume_refuses_keeps_what_it_took_and_recovers(
         statuses = [assoc.store(large) for _ in range(5)]
         assert [status for status, _ in statuses] == [0, 0] + [Status.OUT_OF_RESOURCES] * 3
         assert statuses[-1][1] == "Spool is full"
-        assert running.files("*/*.part") == []
+        assert running.halves() == []
         assert [running.data(item) for item in running.intake.objects] == [large.data] * 2
         assert running.intake.disk_states == ["refusing"]
         running.files()[0].unlink()
@@ -120,5 +120,5 @@ def test_a_volume_without_inodes_refuses(tiny_volume: Path, start_receiver: Star
     with RawAssociation("127.0.0.1", running.port, contexts=[(CT, [EXPLICIT_LITTLE])]) as assoc:
         statuses = [assoc.store(make_object(number))[0] for number in range(45)]
         assert set(statuses) == {0, int(Status.OUT_OF_RESOURCES)}
-        assert running.files("*/*.part") == []
+        assert running.halves() == []
         assert len(running.files()) == statuses.count(0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from router.dicom import part10
 from router.dicom.errors import TruncatedDataSet
 from router.spool import AssociationFacts, Counts, Inbox, Spool
 from tests.receivers import make_object
@@ -197,6 +199,176 @@ def test_a_killed_process_loses_nothing_it_committed(tmp_path: Path) -> None:
     assert len(list(inbox.leftovers())) == 2
     assert spool.abandoned() == []
     assert [found.facts.id for found in spool.mine()] == [facts().id]
+
+
+def _part(folder: Path, number: int = 1, *, keep: int | None = None, sealed: bool = True) -> Path:
+    """An object under its first name, as a power cut leaves it: `keep` bytes of its data set."""
+    item = make_object(number)
+    digest = hashlib.sha256(item.data).digest()
+    meta = part10.file_meta(
+        sop_class_uid=item.sop_class_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        transfer_syntax=item.transfer_syntax,
+        seal=part10.SEAL.pack(len(item.data), digest) if sealed else part10.NO_SEAL,
+    )
+    path = folder / f"{number:032x}.part"
+    path.write_bytes(meta + item.data[:keep])
+    return path
+
+
+def _adopted(root: Path) -> Inbox:
+    spool = Spool(root)
+    (inbox,) = spool.abandoned()
+    assert spool.adopt(inbox)
+    return inbox
+
+
+def _of_the_dead(root: Path) -> Path:
+    child = run_child("put(Spool(root).open_inbox(facts()), 9)", root)
+    assert child.returncode == 0, child.stderr
+    return root / "inbox" / facts().id
+
+
+def test_a_sealed_part_is_an_acknowledged_object(tmp_path: Path) -> None:
+    part = _part(_of_the_dead(tmp_path), 1)
+    found = {one.receipt_id: one for one in _adopted(tmp_path).leftovers(verify=True)}
+    assert found[part.stem].sha256 == hashlib.sha256(make_object(1).data).hexdigest()
+    assert found[part.stem].damage == ""
+    assert len(found) == 2
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_part_shorter_than_its_seal_says_was_never_acknowledged(
+    tmp_path: Path, keep: int
+) -> None:
+    part = _part(_of_the_dead(tmp_path), 1, keep=keep)
+    assert len(list(_adopted(tmp_path).leftovers())) == 1
+    assert not part.exists()
+
+
+def test_a_part_without_its_seal_was_never_acknowledged(tmp_path: Path) -> None:
+    folder = _of_the_dead(tmp_path)
+    _part(folder, 1, sealed=False)
+    (folder / f"{2:032x}.part").touch()
+    (folder / f"{3:032x}.part").write_bytes(bytes(200))
+    assert len(list(_adopted(tmp_path).leftovers())) == 1
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_sealed_part_with_other_bytes_is_kept_and_said_to_be_damaged(tmp_path: Path) -> None:
+    part = _part(_of_the_dead(tmp_path), 1)
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    found = {one.receipt_id: one for one in _adopted(tmp_path).leftovers(verify=True)}
+    assert "SHA-256" in found[part.stem].damage
+
+
+def test_a_part_that_cannot_be_read_keeps_no_other_waiting(tmp_path: Path) -> None:
+    folder = _of_the_dead(tmp_path)
+    (folder / f"{1:032x}.part").mkdir()  # stands in for a file that the disk does not give back
+    _part(folder, 2)
+    assert len(list(_adopted(tmp_path).leftovers())) == 2
+    assert (folder / f"{1:032x}.part").exists()
+
+
+def test_objects_of_the_version_before_are_adopted(tmp_path: Path) -> None:
+    """Without a seal, under their final names."""
+    folder = _of_the_dead(tmp_path)
+    item = make_object(1)
+    meta = part10.file_meta(
+        sop_class_uid=item.sop_class_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        transfer_syntax=item.transfer_syntax,
+    )
+    name = f"{1:032x}.{hashlib.sha256(item.data).hexdigest()}.dcm"
+    (folder / name).write_bytes(meta + item.data)
+    found = list(_adopted(tmp_path).leftovers(verify=True))
+    assert [one.damage for one in found] == ["", ""]
+
+
+def test_one_sync_makes_an_object_durable_and_names_are_made_ahead(tmp_path: Path) -> None:
+    """R1: what is synced before Success, in the order of the system calls."""
+    log = tmp_path / "calls"
+    code = """
+        inbox = Spool(root).open_inbox(facts())
+        for number in range(1, 8):
+            put(inbox, number)
+            os.write(9, b"acknowledged")
+    """
+    code = "import os; os.dup2(os.open(os.devnull, os.O_WRONLY), 9)\n" + textwrap.dedent(code)
+    prelude = (
+        "import sys; from pathlib import Path; from router.spool import Spool\n"
+        "from tests.router.test_spool import facts, put\nroot = Path(sys.argv[1])\n"
+    )
+    trace = ["strace", "-f", "-y", "-s", "12", "-o", str(log), "-e"]
+    trace.append("trace=openat,fsync,fdatasync,pwrite64,rename,renameat,renameat2,write,writev")
+    subprocess.run(
+        [*trace, sys.executable, "-c", prelude + code, str(tmp_path / "spool")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    _check_order(log.read_text().splitlines())
+
+
+def _check_order(lines: list[str]) -> None:
+    created: set[str] = set()
+    durable: set[str] = set()
+    state = ""
+    acknowledged = 0
+    for line in lines:
+        part = re.search(r"([0-9a-f]{32})\.part", line)
+        if "O_CREAT" in line and part:
+            created.add(part[1])
+        elif re.search(r" fsync\(\d+</[^>]*inbox/[^>/]*>", line):
+            durable |= created
+        elif " pwrite64(" in line and part:
+            state = f"sealed {part[1]}"
+        elif " fdatasync(" in line and part and state == f"sealed {part[1]}":
+            state = f"synced {part[1]}"
+        elif "acknowledged" in line:
+            assert state.startswith("synced "), line
+            assert state.removeprefix("synced ") in durable, line
+            state, acknowledged = "", acknowledged + 1
+    assert acknowledged == 7
+    assert sum(" fsync(" in line and "/inbox/" in line for line in lines) <= 6
+
+
+def test_names_made_ahead_go_with_the_association(tmp_path: Path) -> None:
+    inbox = Spool(tmp_path).open_inbox(facts())
+    for number in (1, 2):
+        put(inbox, number)
+    assert list(inbox.folder.glob("*.part"))
+    inbox.closed(datetime.now(UTC), "released", Counts(objects=2))
+    assert not list(inbox.folder.glob("*.part"))
+
+
+def test_an_object_that_could_not_be_synced_does_not_pass_for_whole(tmp_path: Path) -> None:
+    child = run_child(
+        """
+        from router.spool import SpoolError
+        inbox = Spool(root).open_inbox(facts())
+        put(inbox, 1)
+        real, kept = os.fdatasync, []
+        def fail(fd):
+            kept.append(os.dup(fd))
+            raise OSError(5, "Input/output error")
+        os.fdatasync = fail
+        try:
+            put(inbox, 2)
+        except SpoolError as error:
+            print("failed")
+        from router.dicom import part10
+        with os.fdopen(kept[0], "rb") as file:
+            print(part10.read_meta(file).seal == part10.NO_SEAL)
+        """,
+        tmp_path,
+    )
+    assert child.stdout.split() == ["failed", "True"], child.stderr
 
 
 def test_only_one_adopts(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import django
 
 from router.spool import AssociationFacts, Counts, Spool, Spooled
+from tests.halves import halves
 from tests.ingest.certificates import authority, signed
 from tests.receivers import CT, EXPLICIT_LITTLE, make_object
 from tests.senders import IMPLICIT_LITTLE, VERIFICATION, RawAssociation
@@ -119,12 +120,7 @@ class Target:
 
     def parts(self) -> list[str]:
         """Halves of objects that were left."""
-        return [
-            name
-            for _folder, _folders, files in os.walk(self.folder)  # as above
-            for name in files
-            if name.endswith(".part")
-        ]
+        return [path.name for path in halves(self.folder)]
 
     def is_healthy(self) -> bool:
         """Whether an honest peer is served."""
