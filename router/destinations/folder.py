@@ -261,7 +261,7 @@ def _copy(item: Outgoing, context: Context, draft: placing.Draft) -> None:
         draft.write(block)
         context.progress(len(block))
     if digest.hexdigest() != item.sha256:
-        detail = "The stored object was not delivered: its bytes are not those that were received."
+        detail = "The stored object's bytes are not those that were received; run verify_ledger."
         raise _Trouble(Outcome.DATA_ERROR, detail)
     draft.sync()
     _heed_stop(context)  # it may have taken minutes, and the item may be another's by now
@@ -287,7 +287,7 @@ def _stored(item: Outgoing) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
     except FileNotFoundError as error:
-        detail = "The stored object is missing; nothing was written."
+        detail = "The stored object is missing; run verify_ledger."
         raise _Trouble(Outcome.DATA_ERROR, detail) from error
     except OSError as error:
         detail = f"The stored object cannot be read at the moment: {error.strerror}."

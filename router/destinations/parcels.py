@@ -205,7 +205,7 @@ def _opened(item: Outgoing) -> BinaryIO:
         file = item.open()
         file.seek(item.offset)
     except FileNotFoundError as error:
-        raise dimse.Damaged("it is missing from the storage") from error
+        raise dimse.Damaged("it is missing from the storage; run verify_ledger") from error
     except OSError as error:
         raise dimse.Unreadable(error.strerror or "input error") from error
     return file

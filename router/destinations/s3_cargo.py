@@ -216,7 +216,7 @@ def measure(item: Outgoing, file: BinaryIO, watch: Watch, *, part_size: int) -> 
         parts.append(Part(number, start, length, md5.digest(), sha256.digest()))
         watch.moved(0)
     if data.hexdigest() != item.sha256:
-        raise _damaged("its bytes are not those that were received")
+        raise _damaged("its bytes are not those that were received; run verify_ledger")
     return Cargo(meta, size, tuple(parts))
 
 
@@ -229,7 +229,7 @@ def _read(file: BinaryIO, meta: bytes, offset: int, position: int, size: int) ->
     except OSError as error:
         raise _unreadable(error) from error
     if len(head) + len(rest) != size:
-        raise _damaged("bytes of it are missing")
+        raise _damaged("bytes of it are missing; run verify_ledger")
     return head + rest
 
 
@@ -257,6 +257,6 @@ def _damaged(why: str) -> Trouble:
 
 def _unreadable(error: OSError) -> Trouble:
     if isinstance(error, FileNotFoundError):
-        return _damaged("it is missing")
+        return _damaged("it is missing; run verify_ledger")
     detail = f"The stored object cannot be read at the moment: {error.strerror or 'input error'}."
     return Trouble(Outcome.RETRY, detail)

@@ -103,7 +103,7 @@ def _checked(item: Outgoing) -> Iterator[bytes]:
             yield held
         held = block
     if size != item.size or digest.hexdigest() != item.sha256:
-        detail = "The stored object was not delivered: its bytes are not those that were received."
+        detail = "The stored object's bytes are not those that were received; run verify_ledger."
         raise Unsendable(item, Verdict(Outcome.DATA_ERROR, detail))
     yield held
 
@@ -115,7 +115,7 @@ def _stored(item: Outgoing) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
     except FileNotFoundError as error:
-        detail = "The stored object is missing; nothing was sent."
+        detail = "The stored object is missing; run verify_ledger."
         raise Unsendable(item, Verdict(Outcome.DATA_ERROR, detail)) from error
     except OSError as error:
         cause = error.strerror or "input error"

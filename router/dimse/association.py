@@ -220,7 +220,7 @@ class Association:
         try:
             for block, last in reading:
                 if last and not parcel.intact(reading.sha256()):
-                    raise Damaged("its bytes are not those that were received")
+                    raise Damaged("its bytes are not those that were received; run verify_ledger")
                 tail = self._fragments(block, parcel.context_id, LAST if last else 0)
                 self._wire.listen()
                 begun = True

@@ -5,6 +5,7 @@ reads it wherever it lies. Every entry point uses these, so routing, audit and p
 bypassed.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -106,11 +107,14 @@ def stored_size(instance: Instance) -> int:
 
 
 def _inbox_path(instance: Instance) -> Path:
-    receipt = Receipt.objects.select_related("association").get(uid=instance.file_id)
-    folder = Path(settings.SPOOL_DIR) / "inbox" / receipt.association.uid
-    path = folder / f"{instance.file_id}.{instance.sha256}.dcm"
-    # After a power cut an object has its first name again until its inbox is adopted.
-    return path if path.exists() else folder / f"{instance.file_id}.part"
+    """Return where an object's file was received. Raises FileNotFoundError: nobody knows."""
+    folders = Receipt.objects.filter(uid=instance.file_id).values_list("association__uid")
+    for (uid,) in folders:
+        folder = Path(settings.SPOOL_DIR) / "inbox" / str(uid)
+        path = folder / f"{instance.file_id}.{instance.sha256}.dcm"
+        # After a power cut an object has its first name again until its inbox is adopted.
+        return path if path.exists() else folder / f"{instance.file_id}.part"
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), instance.file_id)
 
 
 def header_of(instance: Instance) -> Header:

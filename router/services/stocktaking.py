@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 
 from router import storage
-from router.models import Instance, Receipt
+from router.models import Instance
 from router.services import archive
 
 CHUNK = 1 << 20
@@ -73,7 +73,7 @@ def _look_again(instance: Instance) -> int | None:
     try:
         with archive.opened(instance) as file:
             return file.seek(0, 2)
-    except (FileNotFoundError, Receipt.DoesNotExist):
+    except FileNotFoundError:
         return None
 
 

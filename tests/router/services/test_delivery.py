@@ -1,12 +1,14 @@
 """Delivery over real associations: what leaves, what becomes of each item, and who may say so."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any  # Django's wrapper of statements
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from pynetdicom import evt
 from pytest_django import Settings
 
@@ -529,6 +531,26 @@ def test_what_was_answered_before_the_drain_failed_is_written(tmp_path: Path) ->
     assert ends[count:] == [A.NOT_SENT] * (8 - count)
     assert S.LEASED not in _states(items)
     assert not LaneSlot.objects.exclude(owner="").exists()
+
+
+def test_a_claim_that_a_slow_database_was_long_about_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a lease is sure for, and would be claimed and given back for ever."""
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "SURE_SECONDS", 2.0)
+
+    def slowly(execute: Any, sql: str, *rest: Any) -> Any:
+        if sql.startswith("INSERT INTO router_attempt"):
+            time.sleep(2.5)
+        return execute(sql, *rest)
+
+    with Sink() as sink:
+        pacs = deliveries.node(sink.settings)
+        items = deliveries.chosen(pacs, tmp_path, 3)
+        with connection.execute_wrapper(slowly):
+            assert _drain(pacs) == 3
+    assert [_attempts(item) for item in items] == [[A.SUCCESS]] * 3
 
 
 @pytest.mark.django_db(transaction=True)
