@@ -152,6 +152,7 @@ TRUSTED_PROXIES = [
 OUTBOUND_ALLOW = _networks("ROUTER_OUTBOUND_ALLOW", [] if PRODUCTION else ["127.0.0.0/8", "::1"])
 WORKERS = _whole("ROUTER_WORKERS", max(4, 2 * (os.cpu_count() or 2)), least=2, most=256)
 REDIS_URL = env.str("ROUTER_REDIS_URL", default="")
+REPLAY_TYPED_ABOVE = _whole("ROUTER_REPLAY_TYPED_ABOVE", 100, least=0, most=1_000_000)
 
 DISK_SLOW = _watermark("ROUTER_DISK_SLOW", 10, 20 * GIB)
 DISK_REFUSE = _watermark("ROUTER_DISK_REFUSE", 5, 5 * GIB)

@@ -17,6 +17,9 @@ from router.services import (
     heartbeats,
     lanes,
     reckoning,
+    replay_planning,
+    replay_release,
+    replays,
     routing,
     turns,
 )
@@ -27,6 +30,7 @@ ROUTE_SECONDS = 20.0
 SWEEP_BEATS = timedelta(seconds=5)
 SWEEP_SILENT = timedelta(seconds=20)
 """A sweep that comes so long after the one before follows an outage; a lease outlives a shorter."""
+PLAN_SECONDS = 20.0
 
 
 def route() -> None:
@@ -70,6 +74,20 @@ def deliver(destination_id: int, slot: int) -> None:
     delivery.drain(destination_id, slot, stop=stopping.requested)
 
 
+def plan_replay(pk: int) -> None:
+    """Find what a replay would send, and ask far ends where that is wanted."""
+    close_old_connections()
+    doorbell.answered("plan_replay", pk)
+    replay_planning.run(pk, seconds=PLAN_SECONDS)
+
+
+def advance_replay(pk: int) -> None:
+    """Release the next of a replay at its pace, or hold, drop and tidy what it leaves."""
+    close_old_connections()
+    doorbell.answered("advance_replay", pk)
+    replay_release.run(pk)
+
+
 def reckon() -> None:
     """Recount the ledger and keep the result."""
     close_old_connections()
@@ -106,6 +124,7 @@ def _sweep() -> None:
         doorbell.ring("reckon")
     for destination_id in lanes.due_destinations():
         doorbell.ring("deliver", destination_id, 0)
+    replays.ring_due()
 
 
 def _spare_after_silence() -> None:

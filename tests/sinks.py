@@ -90,14 +90,8 @@ class Sink:
         ae.maximum_pdu_size = self.script.most_pdu
         ae.maximum_associations = 100
         ae.supported_contexts = self._contexts()
-        handlers = [
-            (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_ESTABLISHED, self._on_established),
-            (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_C_ECHO, self._on_echo),
-        ]
         self._server = ae.make_server(
-            (self.host, self.port), evt_handlers=handlers, ssl_context=self.script.tls
+            (self.host, self.port), evt_handlers=self._handlers(), ssl_context=self.script.tls
         )
         self.port = self._server.socket.getsockname()[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -129,6 +123,14 @@ class Sink:
         while len(self.objects) < count and time.monotonic() < end:
             time.sleep(0.01)
         return len(self.objects) >= count
+
+    def _handlers(self) -> list[Any]:
+        return [
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_ESTABLISHED, self._on_established),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_C_ECHO, self._on_echo),
+        ]
 
     def _contexts(self) -> list[Any]:
         syntaxes = list(self.script.transfer_syntaxes)

@@ -27,6 +27,15 @@ from router.models.receipts import (
     ReceiptOutcome,
     RoutingMark,
 )
+from router.models.replays import (
+    PairState,
+    Replay,
+    ReplayContent,
+    ReplayOnly,
+    ReplayPair,
+    ReplayRoute,
+    ReplayState,
+)
 from router.models.rules import Rule, RuleState, Trigger
 from router.models.secrets import Secret
 from router.models.sources import DuplicatePolicy, Source
@@ -64,11 +73,18 @@ __all__ = [
     "LaneState",
     "LedgerCheck",
     "OriginKind",
+    "PairState",
     "Permission",
     "ProofGrade",
     "QuietTimer",
     "Receipt",
     "ReceiptOutcome",
+    "Replay",
+    "ReplayContent",
+    "ReplayOnly",
+    "ReplayPair",
+    "ReplayRoute",
+    "ReplayState",
     "Role",
     "RoutingDefaults",
     "RoutingMark",

@@ -133,6 +133,9 @@ class Job(models.Model):
     destination = models.ForeignKey("Destination", on_delete=models.PROTECT, related_name="jobs")
     cause = models.CharField(max_length=8, choices=Cause)
     rule = models.CharField(max_length=64, blank=True, default="")
+    replay = models.ForeignKey(
+        "Replay", on_delete=models.PROTECT, null=True, blank=True, related_name="jobs"
+    )
     created_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:

@@ -1,8 +1,8 @@
 """The reckoning: recount the ledger from files, rows and attempts, and name every gap.
 
 Objects: acknowledged = inbox + current + versions + quarantined + identical duplicates + purged.
-Pairs: chosen by decisions = items, in whatever state. Hours: what was counted = receipts and
-attempts. Refuses to repair: it only finds.
+Pairs: chosen by decisions = items, in whatever state; meant by replays = their pairs, and released
+= their items. Hours: what was counted = receipts and attempts. Refuses to repair: it only finds.
 """
 
 import time
@@ -33,6 +33,7 @@ from router.models import (
     Attempt,
     AttemptOutcome,
     AuditOutcome,
+    Cause,
     Decision,
     Instance,
     InstanceState,
@@ -40,15 +41,19 @@ from router.models import (
     JobItem,
     LaneState,
     LedgerCheck,
+    PairState,
     QuietTimer,
     Receipt,
     ReceiptOutcome,
+    Replay,
+    ReplayPair,
+    ReplayState,
     RoutingMark,
     Series,
     Study,
 )
 from router.models.studies import InstanceQuerySet
-from router.services import archive, audit, clock, recount, stocktaking
+from router.services import archive, audit, clock, recount, replay_release, stocktaking
 from router.services.actors import SYSTEM
 
 NIGHT = 2
@@ -84,6 +89,7 @@ def unfinished() -> dict[str, int]:
         "quiet timers due": QuietTimer.objects.filter(fired_at=None, due_at__lte=now).count(),
         "due items": due.count(),
         "items being sent": JobItem.objects.filter(state=ItemState.LEASED).count(),
+        "replays under way": replay_release.unfinished(),
     }
     return {kind: count for kind, count in counts.items() if count}
 
@@ -100,6 +106,7 @@ def reckon(*, deep: bool = False) -> Reckoning:
         _objects(found, waiting)
         _decisions(found)
         _pairs(found)
+        _replays(found)
         _attempts(found)
         _studies(found)
         _hours(found)
@@ -196,6 +203,25 @@ def _pairs(found: Reckoning) -> None:
     )
     for row in wrong[:100]:
         found.gap("pairs", f"decision {row.pk} chose {row.chosen_count}, {row.items_count} items")
+
+
+def _replays(found: Reckoning) -> None:
+    """What a replay was to send is what its pairs are; what it released has its items."""
+    meant = (PairState.PLANNED, PairState.RELEASED, PairState.ENDED, PairState.DROPPED)
+    pairs = ReplayPair.objects.filter(replay=OuterRef("pk"), state__in=meant).order_by()
+    number = pairs.values("replay").annotate(n=Count("pk")).values("n")
+    counted = Coalesce(Subquery(number, output_field=IntegerField()), 0)
+    planned = Replay.objects.exclude(planned_at=None).exclude(state=ReplayState.DISCARDED)
+    wrong = planned.exclude(Exact(counted, F("objects_count")))
+    for pk, said, stand in wrong.values_list("pk", "objects_count", counted)[:100]:
+        found.gap("replays", f"replay {pk} says {said} objects, {stand} pairs stand")
+    sent = ReplayPair.objects.filter(state__in=[PairState.RELEASED, PairState.ENDED])
+    for pk in sent.filter(item=None).values_list("pk", flat=True)[:100]:
+        found.gap("replays", f"pair {pk} was released and has no item")
+    items = JobItem.objects.filter(cause=Cause.REPLAY)
+    for pk in items.filter(replay_pair=None).values_list("pk", flat=True)[:100]:
+        found.gap("replays", f"item {pk} is of a replay and none of its pairs")
+    found.counts["pairs replayed"] = items.count()
 
 
 def _attempts(found: Reckoning) -> None:

@@ -54,7 +54,7 @@ def route_batch(limit: int = BATCH) -> int:
         Overtaken: another router was quicker; call again.
     """
     marks = RoutingMark.objects.due(clock.now()).oldest_first()
-    arrivals = _arrivals(marks[:limit])
+    arrivals = arrivals_of(marks[:limit])
     if not arrivals:
         return 0
     config = decisions.configuration()
@@ -71,8 +71,8 @@ def route_batch(limit: int = BATCH) -> int:
     return len(arrivals)
 
 
-def _arrivals(marks: QuerySet[RoutingMark]) -> list[Arrival]:
-    """Read marks with what is needed of their instances and associations."""
+def arrivals_of(marks: QuerySet[RoutingMark]) -> list[Arrival]:
+    """Return the marked instances, with what is needed of them and of their associations."""
     rows = marks.values_list(
         "pk",
         "tries",
@@ -204,7 +204,7 @@ def _fire(timer: QuietTimer, now: datetime) -> bool:
     config = decisions.configuration()
     ids = list(timer.items.order_by("instance_id").values_list("instance_id", flat=True))
     marks = RoutingMark.objects.filter(instance_id__in=timer.items.values("instance_id"))
-    groups, unread = decisions.group_up(_arrivals(marks.order_by("instance_id")), config)
+    groups, unread = decisions.group_up(arrivals_of(marks.order_by("instance_id")), config)
     if unread:
         _fire_later(timer, unread)
         return False

@@ -183,6 +183,12 @@ def objects(count: int | None) -> str:
 
 
 @register.filter
+def studies(count: int | None) -> str:
+    """Word a number of studies."""
+    return "1 study" if count == 1 else f"{count or 0:,} studies"
+
+
+@register.filter
 def get(query: QueryDict, name: str) -> str:
     """Return one value of an address."""
     return str(query.get(name, ""))

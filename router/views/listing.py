@@ -3,10 +3,8 @@
 The cursor is the row id of the last row seen, never a value, so no address holds patient data.
 """
 
-import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import Generic, TypeVar
 
 from django.db.models import Model, Q, QuerySet
@@ -14,12 +12,12 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 
+from router.services import spreadsheet
+
 Row = TypeVar("Row", bound=Model)
 Line = TypeVar("Line")
 
 PAGE = 50
-# What a spreadsheet takes for the beginning of a formula, full-width forms included (R53).
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True)
@@ -107,30 +105,8 @@ def as_csv(
     name: str, heads: Sequence[str], rows: Iterable[Line], cells: Callable[[Line], Sequence[object]]
 ) -> StreamingHttpResponse:
     """Answer with a CSV file of all ``rows``, each cell safe for a spreadsheet."""
-    response = StreamingHttpResponse(_lines(heads, rows, cells), content_type="text/csv")
-    response["Content-Type"] = "text/csv; charset=utf-8"
+    lines = spreadsheet.lines(heads, rows, cells)
+    response = StreamingHttpResponse(lines, content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="{name}.csv"'
     add_never_cache_headers(response)
     return response
-
-
-def _lines(
-    heads: Sequence[str], rows: Iterable[Line], cells: Callable[[Line], Sequence[object]]
-) -> Iterator[str]:
-    yield _line(heads)
-    for row in rows:
-        yield _line(cells(row))
-
-
-def _line(values: Iterable[object]) -> str:
-    buffer = StringIO()
-    csv.writer(buffer).writerow([safe_cell(value) for value in values])
-    return buffer.getvalue()
-
-
-def safe_cell(value: object) -> str:
-    """Return a cell that no spreadsheet runs as a formula (R53); numbers stay numbers."""
-    text = "" if value is None else str(value)
-    if isinstance(value, int | float):
-        return text
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
