@@ -121,8 +121,10 @@ def held(items: JobItemQuerySet) -> dict[int, Held]:
     return found
 
 
-def claim(destination: Destination, slot: LaneSlot, *, beside: bool = False) -> Claim | None:
-    """Claim the oldest due items and begin their attempts.
+def claim(
+    destination: Destination, slot: LaneSlot, *, most: int = CLAIM, beside: bool = False
+) -> Claim | None:
+    """Claim the oldest due items, at most `most`, and begin their attempts.
 
     After a failure or a lost worker it is only one, as a probe; no probe is claimed `beside` a
     claim that is under way.
@@ -138,7 +140,7 @@ def claim(destination: Destination, slot: LaneSlot, *, beside: bool = False) -> 
     due = JobItem.objects.filter(destination=fresh).due(now).oldest_first()
     if lanes.is_ordered(fresh):
         due = _in_order(due, fresh, now)
-    limit = 1 if fresh.lane.failures else CLAIM
+    limit = 1 if fresh.lane.failures else most
     rows = list(due.values_list("pk", "lost", "size")[:limit])
     is_probe = bool(rows) and (rows[0][1] > 0 or fresh.lane.failures > 0)
     if not rows or (beside and is_probe):

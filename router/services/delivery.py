@@ -1,7 +1,7 @@
 """Deliver what is due: claim with a lease, send, write what became of it; take back what was lost.
 
-One drain works for one slot of one destination: it claims nothing new after 20 s and returns; the
-item in flight ends under its own deadlines. Every write after the claim says "where the lease is
+One drain works for one slot of one destination: it begins no item after 20 s and returns; the one
+in flight ends under its own deadlines. Every write after the claim says "where the lease is
 mine", so a late worker changes nothing. What becomes of an item is decided in ``results``; a
 database that is away delays what is to be written and loses none of it.
 """
@@ -28,6 +28,8 @@ from router.services.sending import Line, Load, News
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 20.0
+FIRST = 10
+"""What a drain claims at first, of a destination that may be slow; then as much as it will send."""
 LINGER_SECONDS = 0.5
 FLUSH_SECONDS = 0.5
 EASE_SECONDS = 0.1
@@ -99,7 +101,7 @@ class _Drain:
         self._count = 0
         self._started = self._idle_since = self._renewed = time.monotonic()
         self._eased = 0.0
-        self._is_idle = False
+        self._has_sent = self._is_idle = False
 
     def run(self) -> int:
         """Deliver; return how many items got an answer."""
@@ -116,17 +118,38 @@ class _Drain:
         """With nothing in hand: tell whether to look for more."""
         if self._is_idle:
             return False
-        if self._stop() or time.monotonic() - self._started >= DRAIN_SECONDS:
+        if self._must_end():
             doorbell.ring("deliver", self._destination.pk, self._slot.number)
             return False
         return True
 
+    def _must_end(self) -> bool:
+        return time.monotonic() - self._started >= DRAIN_SECONDS or self._stop()
+
+    def _ends_here(self) -> bool:
+        """Asked by the sender before each item: whether it is not begun. The first one is begun
+        however late it is: else a far end that takes long to answer at all would get nothing."""
+        is_over = self._must_end() if self._has_sent else self._stop()
+        self._has_sent = True
+        return is_over
+
+    def _most(self) -> int:
+        """Return how many items more will leave in the time that is left, as far as is known."""
+        if not self._count:
+            return FIRST
+        gone = time.monotonic() - self._started
+        rest = self._count / gone * (DRAIN_SECONDS - gone)
+        in_hand = sum(claim.remaining() for claim in self._claims)
+        return max(1, min(claims.CLAIM, int(rest) - in_hand))
+
     def _step(self) -> None:
         if not self._claims:
             time.sleep(max(0.0, self._eased - time.monotonic()))
-            self._begin(claims.claim(self._destination, self._slot))
+            most = self._most()
+            self._begin(claims.claim(self._destination, self._slot, most=most), most=most)
         elif self._may_fetch():
-            self._begin(self._fetch())
+            most = self._most()
+            self._begin(self._fetch(most), most=most)
         if self._claims:
             self._write(self._line.collect(FLUSH_SECONDS))
             self._renew()
@@ -150,29 +173,26 @@ class _Drain:
         one = self._claims[0]
         is_half_done = one.delivered > 0 and one.remaining() <= claims.CLAIM // 2
         is_alone = len(self._claims) == 1 and not one.is_ordered
-        return is_alone and is_half_done and self._may_begin()
+        return is_alone and is_half_done and not self._must_end()
 
-    def _may_begin(self) -> bool:
-        return not self._stop() and time.monotonic() - self._started < DRAIN_SECONDS
-
-    def _fetch(self) -> Claim | None:
+    def _fetch(self, most: int) -> Claim | None:
         try:
-            return claims.claim(self._destination, self._slot, beside=True)
+            return claims.claim(self._destination, self._slot, most=most, beside=True)
         except TROUBLE:
             if connection.in_atomic_block:
                 raise
             forget()
             return None
 
-    def _begin(self, claim: Claim | None) -> None:
+    def _begin(self, claim: Claim | None, *, most: int) -> None:
         if claim is None:
             return
         crashpoints.reach("deliver.after_attempts")
-        is_full = len(claim.items) >= claims.CLAIM // 2
+        is_full = len(claim.items) >= min(most, claims.CLAIM // 2)
         self._eased = 0.0 if is_full else time.monotonic() + EASE_SECONDS
         self._claims.append(claim)
         crashpoints.reach("deliver.before_send")
-        self._line.give(_load(claim, self._stop), first=len(self._claims) == 1)
+        self._line.give(_load(claim, self._ends_here), first=len(self._claims) == 1)
         self._ring_next()
 
     def _ring_next(self) -> None:

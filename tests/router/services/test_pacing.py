@@ -63,12 +63,14 @@ def test_claims_of_all_slots_together_keep_to_the_rate(settings: Settings, tmp_p
     deliveries.chosen(row, tmp_path, 30)
     slots = [LaneSlot.objects.create(destination=row, number=n, owner=f"s{n}") for n in range(3)]
     taken: list[int] = []
+    began = clock.now()
     for quarter in range(19):  # of a second; the first grant is at once
         with clock.shifted(timedelta(seconds=quarter / 4)):
             found = [claims.claim(row, slot) for slot in slots]
             taken += [len(claim.items) for claim in found if claim is not None]
     assert set(taken) == {4}
-    assert sum(taken) == 20
+    seconds = 4.5 + (clock.now() - began).total_seconds()
+    assert 20 <= sum(taken) <= 4 * (1 + int(seconds))
 
 
 def test_a_drain_waits_for_its_turn_and_delivers_all(settings: Settings, tmp_path: Path) -> None:
