@@ -56,6 +56,7 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
         return 0
     slot = _take_slot(row, slot_number)
     if slot is None:
+        _ring_next(row, slot_number)
         return 0
     line = Line()
     work = _Drain(row, slot, line, stop)
@@ -83,6 +84,20 @@ def _take_slot(destination: Destination, number: int) -> LaneSlot | None:
 
 def _leave(slot: LaneSlot) -> None:
     LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(owner="", lease_until=None)
+
+
+def _ring_next(destination: Destination, number: int) -> None:
+    """Have the next slot help while a backlog stands; the sweep rings too if this fails."""
+    if number + 1 >= lanes.slots(destination):
+        return
+    try:
+        waiting = JobItem.objects.filter(destination=destination).due(clock.now())
+        if waiting.exists() and lanes.admits(destination, number + 1):
+            doorbell.ring("deliver", destination.pk, number + 1)
+    except TROUBLE:
+        if connection.in_atomic_block:
+            raise
+        forget()
 
 
 class _Drain:
@@ -193,20 +208,7 @@ class _Drain:
         self._claims.append(claim)
         crashpoints.reach("deliver.before_send")
         self._line.give(_load(claim, self._ends_here), first=len(self._claims) == 1)
-        self._ring_next()
-
-    def _ring_next(self) -> None:
-        """Have the next slot help while a backlog stands; the sweep rings too if this fails."""
-        if self._slot.number + 1 >= lanes.slots(self._destination):
-            return
-        try:
-            waiting = JobItem.objects.filter(destination=self._destination).due(clock.now())
-            if waiting.exists():
-                doorbell.ring("deliver", self._destination.pk, self._slot.number + 1)
-        except TROUBLE:
-            if connection.in_atomic_block:
-                raise
-            forget()
+        _ring_next(self._destination, self._slot.number)
 
     def _write(self, news: Sequence[News]) -> None:
         """Write what became known, however long the database is away."""

@@ -647,6 +647,44 @@ def test_a_slot_that_another_drain_holds_is_left_alone(tmp_path: Path) -> None:
             assert _drain(pacs) == 1  # its holder is gone
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("busy", "due", "rung"),
+    [([0], True, 1), ([0, 1], True, 2), ([0, 1, 2], True, None), ([0], False, None)],
+)
+def test_a_ring_that_meets_a_busy_slot_goes_on_to_one_that_is_free(
+    busy: list[int], due: bool, rung: int | None, settings: Settings, tmp_path: Path
+) -> None:
+    """Slot 0 may be busy with one long object: what is due meanwhile has the others."""
+    settings.WORKERS = 6
+    pacs = deliveries.node({"host": "127.0.0.1", "port": 1, "ae_title": "X"}, associations=3)
+    if due:
+        deliveries.chosen(pacs, tmp_path)
+    until = clock.now() + 30 * SECOND
+    for number in busy:
+        LaneSlot.objects.create(destination=pacs, number=number, owner="o", lease_until=until)
+    for number in busy:
+        assert _drain(pacs, number) == 0
+    free = Bell.objects.filter(key__startswith=f"deliver:{pacs.pk}:").exclude(
+        key__in=[f"deliver:{pacs.pk}:{number}" for number in busy]
+    )
+    expected = [] if rung is None else [f"deliver:{pacs.pk}:{rung}"]
+    assert list(free.values_list("key", flat=True)) == expected
+
+
+@pytest.mark.django_db(transaction=True)
+def test_beside_a_probe_of_a_dead_destination_nothing_is_rung(tmp_path: Path) -> None:
+    pacs = deliveries.node({"host": "127.0.0.1", "port": 1, "ae_title": "X"}, associations=3)
+    deliveries.chosen(pacs, tmp_path)
+    Lane.objects.filter(destination=pacs).update(
+        state=LaneState.BACKOFF, failures=1, resume_at=clock.now()
+    )
+    until = clock.now() + 30 * SECOND
+    LaneSlot.objects.create(destination=pacs, number=0, owner="o", lease_until=until)
+    assert _drain(pacs) == 0
+    assert not Bell.objects.exists()
+
+
 class _Looking(Sink):
     """A sink that looks into the database while an object is on its way."""
 
