@@ -20,6 +20,7 @@ from router.models.jobs import (
     QuietTimer,
     TimerItem,
 )
+from router.models.priorities import Priority
 from router.models.receipts import (
     Association,
     OriginKind,
@@ -75,6 +76,7 @@ __all__ = [
     "OriginKind",
     "PairState",
     "Permission",
+    "Priority",
     "ProofGrade",
     "QuietTimer",
     "Receipt",

@@ -90,12 +90,19 @@ class Lane(models.Model):
 
 
 class LaneSlot(models.Model):
-    """One of the parallel associations or requests a destination may have; leased by a drain."""
+    """One of the parallel associations or requests a destination may have; leased by a drain.
+
+    ``taken_at`` is when a drain last began there, ``served_at`` when one last claimed, and ``turn``
+    counts the claims.
+    """
 
     destination = models.ForeignKey(Destination, on_delete=models.CASCADE, related_name="slots")
     number = models.PositiveIntegerField()
     owner = models.CharField(max_length=64, blank=True, default="")
     lease_until = models.DateTimeField(null=True)
+    taken_at = models.DateTimeField(null=True)
+    served_at = models.DateTimeField(null=True)
+    turn = models.PositiveIntegerField(default=0)
 
     class Meta:
         constraints = [

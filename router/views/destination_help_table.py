@@ -27,6 +27,7 @@ LABELS: dict[str, str] = {
     "retry": "Pauses after failures",
     "outcomes": "What a status means here",
     "mode": "Permissions of the files",
+    "urgency": "Priority",
 }
 """Where the key itself, with spaces, would not do."""
 
@@ -34,6 +35,7 @@ HELP: dict[str, str] = {
     "objects_per_second": "What leaves at most, by all workers together. Empty: any number.",
     "bytes_per_second": "At least 1024. Empty: any number.",
     "windows": "Like mon tue 22:00-06:00 Europe/Berlin; sat sun 00:00-00:00 UTC. Empty: always.",
+    "urgency": "Of jobs whose rule says nothing else.",
     "ordered": "Whether the objects of a series leave in the order in which they were chosen.",
     "alarm_age": "Like 2h: when the oldest object waits for longer, it is told of. Empty: never.",
     "host": "Name or address of the machine it listens on.",
