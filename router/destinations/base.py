@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
 from router.destinations.form import DestinationForm
 from router.destinations.outcomes import Outcome
+from router.dicom.commitment import Report
 from router.dicom.header import Header
 
 Settings = Mapping[str, object]
@@ -164,6 +165,47 @@ class Confirming(Protocol):
         """Ask for `items`, yielding exactly one answer for each; never raises for the network.
 
         An item is given as it left: its hash and transfer syntax are those of the bytes sent.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """One request for storage commitment: a Transaction UID of ours, and the objects it is for."""
+
+    transaction_uid: str
+    items: Sequence[Outgoing]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What became of a request for commitment; whether it is given is reported later.
+
+    `is_accepted`: the far end took the request. Without it, `status` is what it answered, if it
+    did. `detail` is a sentence for the screen.
+    """
+
+    transaction_uid: str
+    is_accepted: bool
+    detail: str
+    status: int | None = None
+
+
+TakeReport = Callable[[Report], int]
+"""Takes over a report that came on the association of the request, durably, and returns the status
+to answer it with."""
+
+
+@runtime_checkable
+class Committing(Protocol):
+    """A sender that can ask the far end to commit to what it took (grade `committed`)."""
+
+    def commit(
+        self, requests: Sequence[CommitRequest], context: Context, *, take: TakeReport
+    ) -> Iterator[Asked]:
+        """Make each request, yielding exactly one answer for each, then wait a while for reports.
+
+        Never raises for the network. A report may come before the answer to its request.
         """
         ...
 

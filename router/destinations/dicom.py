@@ -13,8 +13,10 @@ from typing import cast
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from router import dimse, sandbox
-from router.destinations import dicom_confirm, dicom_verify
+from router.destinations import dicom_commit, dicom_confirm, dicom_verify, grades
 from router.destinations.base import (
+    Asked,
+    CommitRequest,
     Confirmation,
     Context,
     Kind,
@@ -22,10 +24,12 @@ from router.destinations.base import (
     Outgoing,
     Result,
     Settings,
+    TakeReport,
     Verification,
 )
 from router.destinations.dicom_form import DicomForm
 from router.destinations.dicom_peer import Far, allows
+from router.destinations.fields import seconds
 from router.destinations.outcomes import (
     Outcome,
     Overrides,
@@ -77,7 +81,8 @@ class DicomSender:
 
     def verify(self) -> Verification:
         """Connect, associate and echo, and say which contexts are accepted."""
-        return dicom_verify.verify(self._far, refusal=self._sentence)
+        grade = grades.required(self._settings)
+        return dicom_verify.verify(self._far, refusal=self._sentence, grade=grade)
 
     def send_test(self) -> Verification:
         """Verify, and store a synthetic object there."""
@@ -98,6 +103,16 @@ class DicomSender:
         return dicom_confirm.confirm(
             self._far, items, pace=pace, stop=context.stop, refusal=self._sentence
         )
+
+    def commit(
+        self, requests: Sequence[CommitRequest], context: Context, *, take: TakeReport
+    ) -> Iterator[Asked]:
+        """Ask for storage commitment, one N-ACTION a request."""
+        pace = dimse.Pace(context.progress, context.abort, context.stall)
+        ask = dicom_commit.Ask(
+            self._far, pace, stop=context.stop, refusal=self._sentence, take=take
+        )
+        return ask.about(requests, wait=seconds(str(self._settings["commit_wait"])))
 
     def _sift(self, items: Sequence[Outgoing]) -> Generator[Result, None, list[Outgoing]]:
         """Answer for what must not leave, or cannot; return the others."""

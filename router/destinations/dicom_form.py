@@ -11,6 +11,7 @@ from pydicom.uid import UID
 
 from router.destinations.fields import DurationField, FlagField, TextField
 from router.destinations.form import DestinationForm
+from router.destinations.grades import ACCEPTED, COMMITTED, VERIFIED, GradeField
 from router.destinations.references import keys_of, references
 from router.dicom.syntaxes import TARGETS, UnknownSyntax, named
 
@@ -183,6 +184,10 @@ class DicomForm(DestinationForm):
     tls_server_name = HostField(max_length=HOST_LENGTH, required=False)
     tls_pin = FingerprintField(required=False)
     tls_verify = FlagField(initial=True)
+    proof = GradeField(ACCEPTED, VERIFIED, COMMITTED)
+    commit_wait = DurationField(initial="10s", least="0s", most="5m")
+    commit_timeout = DurationField(initial="1h", most="30d")
+    commit_batch = forms.IntegerField(min_value=1, max_value=2000, initial=500, required=False)
 
     def clean(self) -> dict[str, object]:
         """Refuse keys of TLS that would have no effect."""

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pydicom.uid import UID
 
 from router import dimse
-from router.destinations import dicom_test_object
+from router.destinations import dicom_confirm, dicom_test_object, grades
 from router.destinations.base import Step, Verification
 from router.destinations.dicom_peer import Far
 from router.destinations.outcomes import Outcome, classify, status_sentence
 from router.destinations.trials import Offer, Rehearsed, Trial
+from router.dicom import commitment
 from router.dicom.syntaxes import TARGETS
 
 PROBED_CLASSES = (
@@ -29,15 +30,21 @@ PROBED_SYNTAXES = (
     "1.2.840.10008.1.2.4.70",  # JPEG lossless
     "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless
 )
+PROVING = {
+    grades.VERIFIED: (dicom_confirm.STUDY_ROOT_FIND, "C-FIND of the Study Root model"),
+    grades.COMMITTED: (commitment.SOP_CLASS, "storage commitment"),
+}
+"""What each grade asks the peer by, and its name."""
 ECHO = (dimse.Proposal(1, dimse.VERIFICATION, TARGETS),)
 
 Words = Callable[[dimse.DimseError], str]
 """What an association that did not come about means, as a sentence."""
 
 
-def verify(far: Far, *, refusal: Words) -> Verification:
-    """Connect, associate and echo, and say which contexts are accepted."""
-    return _tried(far, refusal, lambda trial: [_contexts(trial)])
+def verify(far: Far, *, refusal: Words, grade: str = grades.ACCEPTED) -> Verification:
+    """Connect, associate and echo, and say which contexts are accepted, and whether the peer offers
+    what its proof of `grade` takes."""
+    return _tried(far, refusal, lambda trial: [_contexts(trial), *_proof(trial, grade)])
 
 
 def send_test(far: Far, *, refusal: Words) -> Verification:
@@ -79,6 +86,7 @@ def _until_failure(steps: Sequence[Step]) -> list[Step]:
 def _probing() -> list[dimse.Proposal]:
     pairs: list[tuple[str, tuple[str, ...]]] = [(dimse.VERIFICATION, TARGETS)]
     pairs += [(uid, (syntax,)) for uid in PROBED_CLASSES for syntax in PROBED_SYNTAXES]
+    pairs += [(uid, TARGETS) for uid, _words in PROVING.values()]
     return [dimse.Proposal(2 * at + 1, *pair) for at, pair in enumerate(pairs)]
 
 
@@ -115,6 +123,18 @@ def _echoed(trial: _Trial) -> Step:
     except dimse.DimseError as error:
         return Step("echo", ok=False, detail=trial.refusal(error))
     return Step("echo", ok=status == 0, detail=status_sentence(status, peer=trial.far.name))
+
+
+def _proof(trial: _Trial, grade: str) -> list[Step]:
+    """Say whether the peer offers what the grade takes."""
+    if grade not in PROVING:
+        return []
+    uid, words = PROVING[grade]
+    proposed = next(one for one in trial.proposals if one.abstract_syntax == uid)
+    if proposed.context_id in trial.association.contexts:
+        return [Step("proof", ok=True, detail=f"{trial.far.name} offers {words} ({grade}).")]
+    detail = f"{trial.far.name} offers no {words}, which the proof {grade} takes."
+    return [Step("proof", ok=False, detail=detail)]
 
 
 def _contexts(trial: _Trial) -> Step:

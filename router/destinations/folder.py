@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from router.destinations import placing
+from router.destinations import folder_confirm, placing
 from router.destinations.base import (
+    Confirmation,
     Context,
     Kind,
     Lane,
@@ -33,6 +33,7 @@ from router.destinations.base import (
 )
 from router.destinations.fields import TextField
 from router.destinations.form import DestinationForm
+from router.destinations.grades import ACCEPTED, NO_COMMITMENT, VERIFIED, GradeField
 from router.destinations.outcomes import Outcome
 from router.dicom import layout, part10
 from router.dicom.errors import DicomError, RuleError
@@ -89,6 +90,7 @@ class FolderForm(DestinationForm):
     path = PathField(max_length=1024)
     layout = LayoutField(max_length=1024, initial=DEFAULT_LAYOUT, required=False)
     mode = ModeField(initial="0640", required=False)
+    proof = GradeField(ACCEPTED, VERIFIED, why=NO_COMMITMENT)
 
 
 class _Trouble(Exception):
@@ -148,6 +150,16 @@ class FolderSender:
         written = Step("write", ok=True, detail="A file can be written and made durable.")
         room = Step("room", ok=free > 0, detail=f"{free >> 20} MiB are free.")
         return Verification((there, written, room))
+
+    def confirm(self, items: Sequence[Outgoing], context: Context) -> Iterator[Confirmation]:
+        """Read each object back and compare it."""
+        for item in items:
+            try:
+                path = self._path(item)
+            except _Trouble as trouble:
+                yield Confirmation(item.item_id, "unknown", trouble.detail)
+            else:
+                yield folder_confirm.look_up(item, path, context, root=self._root)
 
     def _try_writing(self) -> None:
         with placing.folder(self._root, (), mode=self._folder_mode) as opened:
@@ -298,22 +310,10 @@ def _holds(item: Outgoing) -> Callable[[int], bool]:
     """Return a question to an open file: does it hold the same data set in the same syntax?"""
 
     def is_same(descriptor: int) -> bool:
-        if not _is_plain_file(descriptor):
-            return False
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            try:
-                meta = part10.read_meta(file)
-            except DicomError:
-                return False
-            file.seek(meta.offset)
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        return (meta.transfer_syntax, found) == (item.transfer_syntax, item.sha256)
+            return folder_confirm.holds(item, file)
 
     return is_same
-
-
-def _is_plain_file(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 KIND = Kind(

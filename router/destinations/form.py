@@ -8,16 +8,12 @@ from collections.abc import Mapping
 
 from django import forms
 
-from router.destinations.fields import (
-    URGENCIES,
-    DurationField,
-    DurationsField,
-    FlagField,
-    OutcomesField,
-)
+from router.destinations.fields import DurationField, DurationsField, FlagField, OutcomesField
+from router.destinations.grades import ACCEPTED, GradeField
 from router.destinations.windows import WindowsField
 
 RETRY = ["30s", "1m", "5m", "15m", "30m"]
+PROOF_RETRY = ["1m", "5m", "15m", "1h"]
 
 
 class DestinationForm(forms.Form):
@@ -30,11 +26,12 @@ class DestinationForm(forms.Form):
     objects_per_second = forms.FloatField(min_value=0.01, max_value=100_000, required=False)
     bytes_per_second = forms.IntegerField(min_value=1024, max_value=1 << 40, required=False)
     windows = WindowsField()
-    urgency = forms.ChoiceField(
-        choices=[(one, one) for one in URGENCIES], initial="normal", required=False
-    )
     ordered = FlagField(initial=False)
     alarm_age = DurationField(least="1m", most="30d", initial=None)
+    proof = GradeField(ACCEPTED, why="The far end cannot be asked.")
+    proof_after = DurationField(initial="30s", most="1d")
+    proof_retry = DurationsField(initial=PROOF_RETRY)
+    proof_resends = forms.IntegerField(min_value=0, max_value=10, initial=3, required=False)
 
     def __init__(self, data: Mapping[str, object] | None = None, **options: object) -> None:
         if data is not None:

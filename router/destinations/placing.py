@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 MOST_VERSIONS = 1000
@@ -32,18 +33,32 @@ def folder(root: Path, parts: tuple[str, ...], *, mode: int) -> Iterator[int]:
     """
     if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
         raise Outside("a part of the path is no plain name")
-    opened = _open_below(root, parts, mode)
+    opened = _open_below(root, parts, partial(_step, mode=mode))
     try:
         yield opened
     finally:
         os.close(opened)
 
 
-def _open_below(root: Path, parts: tuple[str, ...], mode: int) -> int:
+@contextmanager
+def existing(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
+    """Open the folder `parts` below `root`; nothing is made.
+
+    Raises:
+        FileNotFoundError: a part is not there. Outside: a part leads out of the root, or is a file.
+    """
+    opened = _open_below(root, parts, _enter)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def _open_below(root: Path, parts: tuple[str, ...], step: Callable[[Path, int, str], int]) -> int:
     current = os.open(root, _FOLDER)
     try:
         for part in parts:
-            following = _step(root, current, part, mode)
+            following = step(root, current, part)
             os.close(current)
             current = following
     except BaseException:

@@ -11,6 +11,7 @@ from router import secrets, webclient
 from router.destinations.fields import DurationField, TextField
 from router.destinations.folder import DEFAULT_LAYOUT, LayoutField, PathField
 from router.destinations.form import DestinationForm
+from router.destinations.grades import ACCEPTED, NO_COMMITMENT, VERIFIED, GradeField
 from router.destinations.references import references
 
 MIB = 1 << 20
@@ -131,6 +132,7 @@ class S3Form(DestinationForm):
     tags = TagsField()
     checksum = _one_of(CHECKSUMS)
     overwrite_guard = _one_of(GUARDS)
+    proof = GradeField(ACCEPTED, VERIFIED, why=NO_COMMITMENT)
     part_size = forms.IntegerField(min_value=5, max_value=512, initial=16, required=False)
     ca_file = PathField(max_length=1024, required=False)
     connect_timeout = DurationField(initial="10s", most="5m")

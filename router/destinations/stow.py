@@ -22,6 +22,7 @@ from router.destinations.base import (
     Step,
     Verification,
 )
+from router.destinations.grades import ACCEPTED, NO_COMMITMENT, VERIFIED, GradeField
 from router.destinations.outcomes import (
     Outcome,
     Overrides,
@@ -67,6 +68,8 @@ class StowForm(WebForm):
         initial="query",
         required=False,
     )
+
+    proof = GradeField(ACCEPTED, VERIFIED, why=NO_COMMITMENT)
 
     def clean(self) -> dict[str, object]:
         """Hold the address against the shape of the service's."""

@@ -31,6 +31,7 @@ from router.destinations.base import (
     Step,
     Verification,
 )
+from router.destinations.grades import ACCEPTED, GradeField
 from router.destinations.outcomes import Outcome, Overrides
 from router.destinations.references import keys_of, references
 from router.destinations.session import Broken, Failed, Session, StoppedHere, peer_of
@@ -65,6 +66,10 @@ class WebhookForm(WebForm):
     payload = PayloadField()
     secret_env, secret_file, secret_stored = references()
     previous_secret_env, previous_secret_file, previous_secret_stored = references()
+    proof = GradeField(ACCEPTED, why="A receiver of events cannot be asked what it has.")
+    proof_after = None  # type: ignore[assignment]  # Django's way to take a field out
+    proof_retry = None  # type: ignore[assignment]
+    proof_resends = None  # type: ignore[assignment]
 
     def clean(self) -> dict[str, object]:
         """An event without a signature could come from anyone."""

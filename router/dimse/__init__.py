@@ -4,7 +4,7 @@ Speaks the protocol and reports what the peer did; what that means for an item i
 """
 
 from router.dimse.association import Association, Found, Peer, associate
-from router.dimse.commands import VERIFICATION, Message, Response
+from router.dimse.commands import VERIFICATION, Event, Message, Response
 from router.dimse.contexts import AS_STORED, Plan, Preference, Proposal, choose, plan
 from router.dimse.errors import (
     Aborted,
@@ -18,6 +18,7 @@ from router.dimse.errors import (
     Unreachable,
     Untrusted,
 )
+from router.dimse.events import Take, act, attend
 from router.dimse.pace import Pace
 from router.dimse.parcel import Damaged, Parcel, Readable, Sent, Unreadable
 from router.dimse.secure import Tls
@@ -29,6 +30,7 @@ __all__ = [
     "Association",
     "Damaged",
     "DimseError",
+    "Event",
     "Found",
     "Lost",
     "Malformed",
@@ -46,11 +48,14 @@ __all__ = [
     "Sent",
     "Stalled",
     "Stopped",
+    "Take",
     "Tls",
     "Unreachable",
     "Unreadable",
     "Untrusted",
+    "act",
     "associate",
+    "attend",
     "choose",
     "plan",
 ]

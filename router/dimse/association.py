@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from router.dimse import acse, commands
 from router.dimse.commands import Message, Response
@@ -114,7 +114,7 @@ class Association:
         message_id = self.next_message_id()
         self.say(context_id, commands.echo_request(message_id=message_id))
         heard = self.hear(context_id)
-        return self._judged(heard, field=commands.C_ECHO_RSP, message_id=message_id)
+        return self.judged(heard, field=commands.C_ECHO_RSP, message_id=message_id)
 
     def find(self, context_id: int, identifier: bytes, *, sop_class_uid: str, most: int) -> Found:
         """Ask with an encoded `identifier` (PS3.4 C.4.1) and return at most `most` matches.
@@ -128,13 +128,12 @@ class Association:
         matches: list[bytes] = []
         while True:
             heard = self.hear(context_id)
-            answer = self._judged(heard, field=commands.C_FIND_RSP, message_id=message_id)
+            answer = self.judged(heard, field=commands.C_FIND_RSP, message_id=message_id)
             if answer.status not in commands.PENDING:
                 return Found(answer.status, tuple(matches))
             matches.append(heard.data or b"")
             if len(matches) > most:
-                self._end(error := Malformed("the peer found more than it was asked for"))
-                raise error
+                self.refuse("the peer found more than it was asked for")
 
     def say(self, context_id: int, command: bytes, data: bytes | None = None) -> None:
         """Send a message: a command set, and the data set that belongs to it.
@@ -167,6 +166,18 @@ class Association:
             self._end(error)
             raise
 
+    def is_spoken_to(self, seconds: float) -> bool:
+        """Wait until the peer says something, for so many seconds; tell whether it did.
+
+        Raises:
+            Stopped: asked to stop. The association is over.
+        """
+        try:
+            return bool(self._heard) or self._wire.is_spoken_to(seconds)
+        except DimseError as error:
+            self._end(error)
+            raise
+
     def _whole(self, context_id: int, kind: int, end: float, *, most: int) -> bytes:
         """Return the fragments of one command or data set, put together."""
         whole = bytearray()
@@ -188,12 +199,27 @@ class Association:
             self._heard.extend(pdvs(pdu.body))
         return self._heard.popleft()
 
-    def _judged(self, heard: Message, *, field: int, message_id: int) -> Response:
+    def judged(self, heard: Message, *, field: int, message_id: int) -> Response:
+        """Read what was heard as the answer to a message of ours.
+
+        Raises:
+            Malformed: it is none. The association is over.
+        """
         try:
             return commands.response(heard, field=field, message_id=message_id)
         except DimseError as error:
             self._end(error)
             raise
+
+    def refuse(self, what: str) -> NoReturn:
+        """End the association because of what the peer sent.
+
+        Raises:
+            Malformed: with `what`.
+        """
+        error = Malformed(what)
+        self._end(error)
+        raise error
 
     def begin(self, parcel: Parcel) -> None:
         """Read the beginning of `parcel`, which is stored next; for `meanwhile` of `store`.
@@ -228,7 +254,7 @@ class Association:
                 head, moved, complete = [], moved + len(block), last
             self._spend(meanwhile)
             heard = self.hear(parcel.context_id)
-            response = self._judged(heard, field=commands.C_STORE_RSP, message_id=message_id)
+            response = self.judged(heard, field=commands.C_STORE_RSP, message_id=message_id)
         except DimseError as error:
             failure = error
             self._end(error)

@@ -9,14 +9,19 @@ from router.dimse.errors import Malformed
 VERIFICATION = "1.2.840.10008.1.1"
 C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ, C_ECHO_RSP = 0x0001, 0x8001, 0x0030, 0x8030
 C_FIND_RQ, C_FIND_RSP = 0x0020, 0x8020
+N_EVENT_REPORT_RQ, N_EVENT_REPORT_RSP = 0x0100, 0x8100
+N_ACTION_RQ, N_ACTION_RSP = 0x0130, 0x8130
 PENDING = frozenset({0xFF00, 0xFF01})
 """PS3.4 C.4.1.1.4: a match comes with this answer, and the final one does not."""
 DATA_SET_PRESENT, NO_DATA_SET = 0x0001, 0x0101
 MEDIUM = 0x0000
+MOST_UID = 64
 
-AFFECTED_SOP_CLASS, COMMAND_FIELD, MESSAGE_ID = 0x0002, 0x0100, 0x0110
+AFFECTED_SOP_CLASS, REQUESTED_SOP_CLASS = 0x0002, 0x0003
+COMMAND_FIELD, MESSAGE_ID = 0x0100, 0x0110
 RESPONDED_TO, PRIORITY, DATA_SET_TYPE, STATUS = 0x0120, 0x0700, 0x0800, 0x0900
 OFFENDING_ELEMENT, AFFECTED_SOP_INSTANCE = 0x0901, 0x1000
+REQUESTED_SOP_INSTANCE, EVENT_TYPE, ACTION_TYPE = 0x1001, 0x1002, 0x1008
 
 _ELEMENT = struct.Struct("<HHI")
 
@@ -35,6 +40,17 @@ class Message:
 
     command: Mapping[int, bytes]
     data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An N-EVENT-REPORT-RQ of the peer (PS3.7 10.3.1.1); `data` is its Event Information."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    type_id: int
+    message_id: int
+    data: bytes
 
 
 def store_request(sop_class_uid: str, sop_instance_uid: str, *, message_id: int) -> bytes:
@@ -70,9 +86,54 @@ def echo_request(*, message_id: int) -> bytes:
     )
 
 
+def action_request(
+    sop_class_uid: str, sop_instance_uid: str, *, type_id: int, message_id: int
+) -> bytes:
+    """Return an N-ACTION-RQ with Action Information (PS3.7 10.3.4.1)."""
+    return _command(
+        (REQUESTED_SOP_CLASS, _uid(sop_class_uid)),
+        (COMMAND_FIELD, _short(N_ACTION_RQ)),
+        (MESSAGE_ID, _short(message_id)),
+        (DATA_SET_TYPE, _short(DATA_SET_PRESENT)),
+        (REQUESTED_SOP_INSTANCE, _uid(sop_instance_uid)),
+        (ACTION_TYPE, _short(type_id)),
+    )
+
+
+def event_response(event: Event, *, status: int) -> bytes:
+    """Return the N-EVENT-REPORT-RSP to `event`, without an Event Reply (PS3.7 10.3.1.2)."""
+    return _command(
+        (AFFECTED_SOP_CLASS, _uid(event.sop_class_uid)),
+        (COMMAND_FIELD, _short(N_EVENT_REPORT_RSP)),
+        (RESPONDED_TO, _short(event.message_id)),
+        (DATA_SET_TYPE, _short(NO_DATA_SET)),
+        (STATUS, _short(status)),
+        (AFFECTED_SOP_INSTANCE, _uid(event.sop_instance_uid)),
+        (EVENT_TYPE, _short(event.type_id)),
+    )
+
+
+def event_of(heard: Message) -> Event | None:
+    """Return the N-EVENT-REPORT that a message of the peer is, None when it is another.
+
+    Raises:
+        Malformed: it lacks what belongs to one.
+    """
+    elements = heard.command
+    if _number(elements, COMMAND_FIELD) != N_EVENT_REPORT_RQ:
+        return None
+    return Event(
+        _text(elements, AFFECTED_SOP_CLASS),
+        _text(elements, AFFECTED_SOP_INSTANCE),
+        _number(elements, EVENT_TYPE),
+        _number(elements, MESSAGE_ID),
+        heard.data or b"",
+    )
+
+
 def response(heard: Message, *, field: int, message_id: int) -> Response:
-    """Read the answer to message `message_id`, which must be of command field `field`. Only a
-    match of a C-FIND carries a data set.
+    """Read the answer to message `message_id`, which must be of command field `field`. A match of
+    a C-FIND carries a data set, and an N-ACTION's answer may (its Action Reply).
 
     Raises:
         Malformed: another command, another message's answer, or no status.
@@ -84,7 +145,8 @@ def response(heard: Message, *, field: int, message_id: int) -> Response:
     if _number(elements, RESPONDED_TO) != message_id:
         raise Malformed("the peer answered a message that was not sent")
     status = _number(elements, STATUS)
-    if (heard.data is not None) != (field == C_FIND_RSP and status in PENDING):
+    is_due = field == C_FIND_RSP and status in PENDING
+    if field != N_ACTION_RSP and (heard.data is not None) != is_due:
         raise Malformed("the peer's answer announces a data set that is not due, or none")
     return Response(status, _tags(elements.get(OFFENDING_ELEMENT, b"")))
 
@@ -108,7 +170,7 @@ def _short(value: int) -> bytes:
 
 
 def _uid(value: str) -> bytes:
-    encoded = value.encode("ascii")
+    encoded = value.encode("ascii", "replace")
     return encoded + b"\0" * (len(encoded) % 2)
 
 
@@ -137,6 +199,11 @@ def _number(elements: Mapping[int, bytes], element: int) -> int:
     if len(value) != 2:
         raise Malformed(f"the peer's answer lacks (0000,{element:04X})")
     return int.from_bytes(value, "little")
+
+
+def _text(elements: Mapping[int, bytes], element: int) -> str:
+    value = elements.get(element, b"")[:MOST_UID]
+    return value.decode("ascii", "replace").rstrip("\0 ")
 
 
 def _tags(value: bytes) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from router.dimse.errors import (
     Lost,
     Malformed,
     Released,
+    Stalled,
     Unreachable,
     Untrusted,
 )
@@ -162,6 +163,22 @@ class Wire:
         body = bytes(self._taken[HEADER.size : HEADER.size + length])
         del self._taken[: HEADER.size + length]
         return Pdu(kind, body)
+
+    def is_spoken_to(self, seconds: float) -> bool:
+        """Wait until the peer has said something, for so many seconds; tell whether it has.
+
+        Raises:
+            Lost: the connection ended. Stopped: asked to stop.
+        """
+        patience = self._patience(seconds, "")
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        with suppress(Stalled):
+            while not self._taken:
+                if self._channel.holds_more() or poll.poll(patience.tick() * 1000):
+                    self._take(4096)
+            return True
+        return False
 
     def _fill(self, needed: int, patience: Patience) -> None:
         while len(self._taken) < needed:
