@@ -38,6 +38,10 @@ POINTS = (
     "deliver.before_lane",
     "deliver.before_commit",
     "deliver.after_commit",
+    "prove.after_attempts",
+    "prove.after_request",
+    "prove.after_report",
+    "prove.before_commit",
 )
 
 

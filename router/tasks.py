@@ -7,6 +7,7 @@ import logging
 import time
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import OperationalError, close_old_connections
 
 from router import doorbell, stopping
@@ -16,6 +17,8 @@ from router.services import (
     delivery,
     heartbeats,
     lanes,
+    proofs,
+    proving,
     reckoning,
     replay_planning,
     replay_release,
@@ -23,6 +26,7 @@ from router.services import (
     routing,
     turns,
 )
+from router.services.outages import TROUBLE
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ SWEEP_BEATS = timedelta(seconds=5)
 SWEEP_SILENT = timedelta(seconds=20)
 """A sweep that comes so long after the one before follows an outage; a lease outlives a shorter."""
 PLAN_SECONDS = 20.0
+PROVERS = max(1, settings.WORKERS // 4)
+"""Processes that may wait for the answers to questions at a time: the others deliver."""
 
 
 def route() -> None:
@@ -72,6 +78,18 @@ def deliver(destination_id: int, slot: int) -> None:
     close_old_connections()
     doorbell.answered("deliver", destination_id, slot)
     delivery.drain(destination_id, slot, stop=stopping.requested)
+
+
+def prove(destination_id: int) -> None:
+    """Ask one destination for the proofs that are due; few processes do so at a time."""
+    close_old_connections()
+    doorbell.answered("prove", destination_id)
+    try:
+        with turns.one_of("prove", PROVERS) as is_mine:
+            if is_mine:
+                proving.drain(destination_id, stop=stopping.requested)
+    except TROUBLE:
+        log.warning("prove.database_away")
 
 
 def plan_replay(pk: int) -> None:
@@ -116,6 +134,7 @@ def sweep() -> None:
 def _sweep() -> None:
     _spare_after_silence()
     delivery.recover_lost()
+    proofs.recover_lost()
     if routing.marks_due():
         doorbell.ring("route")
     if routing.timers_due():
@@ -124,6 +143,8 @@ def _sweep() -> None:
         doorbell.ring("reckon")
     for destination_id in lanes.due_destinations():
         doorbell.ring("deliver", destination_id, 0)
+    for destination_id in proofs.due_destinations():
+        doorbell.ring("prove", destination_id)
     replays.ring_due()
 
 

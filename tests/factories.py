@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from router.models import (
+    DONE_STATES,
     Association,
     Attempt,
     AttemptOutcome,
@@ -31,6 +32,7 @@ from router.models import (
     JobItem,
     Lane,
     OriginKind,
+    ProofGrade,
     Receipt,
     ReceiptOutcome,
     Role,
@@ -281,6 +283,7 @@ def item(job: Job | None = None, *, instance: Instance | None = None, **fields: 
         "endpoint": parent.destination.endpoint,
         "size": stored.size,
         "created_at": clock.now(),
+        "proof": ProofGrade.ACCEPTED if fields.get("state") in DONE_STATES else ProofGrade.NONE,
     }
     return JobItem.objects.create(**defaults | fields)
 

@@ -49,10 +49,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule; `quiet` in seconds, None for that of the defaults; no `transform` is ''.
-
-    `priority` is its place among the rules. Without `urgency` its jobs have the destination's.
-    """
+    """A rule; `quiet` in seconds, None for that of the defaults; no `transform` is ''."""
 
     name: str
     send: tuple[str, ...]
@@ -63,7 +60,6 @@ class Rule:
     on: str = "instance"
     quiet: int | None = None
     transform: str = ""
-    urgency: str = ""
     stop: bool = False
 
 

@@ -20,7 +20,16 @@ from router.models.jobs import (
     QuietTimer,
     TimerItem,
 )
-from router.models.priorities import Priority
+from router.models.proofs import (
+    OPEN_PROOFS,
+    UNSAID,
+    Commitment,
+    CommitmentState,
+    Proof,
+    ProofAttempt,
+    ProofOutcome,
+    ProofState,
+)
 from router.models.receipts import (
     Association,
     OriginKind,
@@ -45,7 +54,9 @@ from router.models.users import ApiToken, Permission, Role, Scope, User
 
 __all__ = [
     "DONE_STATES",
+    "OPEN_PROOFS",
     "OPEN_STATES",
+    "UNSAID",
     "ApiToken",
     "Association",
     "Attempt",
@@ -54,6 +65,8 @@ __all__ = [
     "AuditOutcome",
     "Bell",
     "Cause",
+    "Commitment",
+    "CommitmentState",
     "ConfigRevision",
     "CounterKind",
     "Decision",
@@ -76,8 +89,11 @@ __all__ = [
     "OriginKind",
     "PairState",
     "Permission",
-    "Priority",
+    "Proof",
+    "ProofAttempt",
     "ProofGrade",
+    "ProofOutcome",
+    "ProofState",
     "QuietTimer",
     "Receipt",
     "ReceiptOutcome",

@@ -12,6 +12,7 @@ class CounterKind(models.TextChoices):
     REFUSED = "refused", "Refused"
     DELIVERED = "delivered", "Delivered"
     PARKED = "parked", "Parked"
+    DISPROVED = "disproved", "Proof failed"
 
 
 class HourCount(models.Model):

@@ -71,7 +71,12 @@ class LaneState(models.TextChoices):
 
 
 class Lane(models.Model):
-    """The running state of a destination: failures, next try, last answers."""
+    """The running state of a destination: failures, next try, last answers.
+
+    `proof_failures` and the like are of questions for proof, which fail for themselves. After its
+    grade was raised, what it got before is enrolled for proof from `enrol_at` on, up to the item
+    `enrolled_to` so far.
+    """
 
     destination = models.OneToOneField(
         Destination, on_delete=models.CASCADE, primary_key=True, related_name="lane"
@@ -81,6 +86,11 @@ class Lane(models.Model):
     failures = models.PositiveIntegerField(default=0)
     paced_until = models.DateTimeField(null=True)
     reason = models.CharField(max_length=500, blank=True, default="")
+    proof_failures = models.PositiveIntegerField(default=0)
+    proof_resume_at = models.DateTimeField(null=True)
+    proof_reason = models.CharField(max_length=500, blank=True, default="")
+    enrol_at = models.DateTimeField(null=True)
+    enrolled_to = models.PositiveBigIntegerField(default=0)
     verified_endpoint = models.PositiveIntegerField(default=0)
     last_success_at = models.DateTimeField(null=True)
     last_failure_at = models.DateTimeField(null=True)
@@ -90,19 +100,12 @@ class Lane(models.Model):
 
 
 class LaneSlot(models.Model):
-    """One of the parallel associations or requests a destination may have; leased by a drain.
-
-    ``taken_at`` is when a drain last began there, ``served_at`` when one last claimed, and ``turn``
-    counts the claims.
-    """
+    """One of the parallel associations or requests a destination may have; leased by a drain."""
 
     destination = models.ForeignKey(Destination, on_delete=models.CASCADE, related_name="slots")
     number = models.PositiveIntegerField()
     owner = models.CharField(max_length=64, blank=True, default="")
     lease_until = models.DateTimeField(null=True)
-    taken_at = models.DateTimeField(null=True)
-    served_at = models.DateTimeField(null=True)
-    turn = models.PositiveIntegerField(default=0)
 
     class Meta:
         constraints = [

@@ -9,8 +9,6 @@ from datetime import datetime, timedelta
 from django.db import models
 from django.db.models import F, Q
 
-from router.models.priorities import Priority
-
 SEPARATOR = ", "
 """Between the names of rules that chose one destination; no name holds it."""
 
@@ -138,7 +136,6 @@ class Job(models.Model):
     replay = models.ForeignKey(
         "Replay", on_delete=models.PROTECT, null=True, blank=True, related_name="jobs"
     )
-    priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     created_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:
@@ -189,10 +186,6 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
         """In the order in which they were chosen."""
         return self.order_by("id")
 
-    def in_turn(self) -> "JobItemQuerySet":
-        """The most urgent first, and of these in the order in which they were chosen."""
-        return self.order_by("priority", "id")  # as the index ``item_due`` has them
-
     def expired(self, now: datetime) -> "JobItemQuerySet":
         """Items whose worker let its lease run out."""
         return self.filter(state=ItemState.LEASED, lease_until__lt=now)
@@ -233,10 +226,30 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
             state=ItemState.PENDING, due_at=None, reason="", endpoint=endpoint
         )
 
-    def prioritise(self, priority: Priority) -> int:
-        """Give what is not finished another priority, in whatever state it waits."""
-        waits = [state for state in ItemState if state not in (*DONE_STATES, ItemState.CANCELLED)]
-        return self.filter(state__in=waits).exclude(priority=priority).update(priority=priority)
+    def delivered(self) -> "JobItemQuerySet":
+        """Items that the far end took."""
+        return self.filter(state__in=DONE_STATES)
+
+    def short_of_grade(self) -> "JobItemQuerySet":
+        """Items whose proof is weaker than their destination needs it today."""
+        needs = "destination__version__settings__proof"
+        verified = [ProofGrade.VERIFIED, ProofGrade.COMMITTED]
+        return self.filter(
+            Q(proof=ProofGrade.NONE)
+            | Q(**{needs: ProofGrade.VERIFIED.value}) & ~Q(proof__in=verified)
+            | Q(**{needs: ProofGrade.COMMITTED.value}) & ~Q(proof=ProofGrade.COMMITTED)
+        )
+
+    def disprove(self, *, parked: bool, reason: str, status: int | None) -> int:
+        """Delivered → pending, or parked: the far end does not have them."""
+        return self.delivered().update(
+            state=ItemState.PARKED if parked else ItemState.PENDING,
+            due_at=None,
+            finished_at=None,
+            proof=ProofGrade.NONE,
+            reason=reason,
+            status=status,
+        )
 
     def cancel(self, reason: str) -> int:
         """Everything not sent and not being sent → cancelled."""
@@ -249,7 +262,10 @@ class JobItem(models.Model):
     """One instance version for one destination under one transform.
 
     ``fence`` grows with each lease; a later write says "where the lease is mine". ``tries``
-    counts attempts that ended in a failure, ``lost`` those whose worker died.
+    counts attempts that ended in a failure, ``lost`` those whose worker died. The hash at ingress,
+    which is also that after a transform while there is none, stands with the instance;
+    ``egress_sha256`` is of the bytes that left, in ``egress_syntax`` where that is another transfer
+    syntax than the stored one.
     """
 
     job = models.ForeignKey(
@@ -262,7 +278,6 @@ class JobItem(models.Model):
     )
     cause = models.CharField(max_length=8, choices=Cause)
     transform = models.CharField(max_length=64, blank=True, default="")
-    priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     endpoint = models.PositiveIntegerField(default=1)
     state = models.CharField(max_length=12, choices=ItemState, default=ItemState.PENDING)
     due_at = models.DateTimeField(null=True)
@@ -274,6 +289,7 @@ class JobItem(models.Model):
     reason = models.CharField(max_length=500, blank=True, default="")
     status = models.PositiveIntegerField(null=True)
     proof = models.CharField(max_length=10, choices=ProofGrade, blank=True, default="")
+    egress_syntax = models.CharField(max_length=64, blank=True, default="")
     egress_sha256 = models.CharField(max_length=64, blank=True, default="")
     size = models.PositiveBigIntegerField(default=0)
     created_at = models.DateTimeField()
@@ -299,7 +315,7 @@ class JobItem(models.Model):
                 name="item_open",
             ),
             models.Index(
-                fields=["destination", "priority", "id"],
+                fields=["destination", "id"],
                 condition=Q(finished_at=None),  # SQLite would not find a list of states again
                 name="item_due",
             ),

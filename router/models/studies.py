@@ -5,7 +5,9 @@ as versions or in quarantine, never in its place.
 """
 
 from django.db import connection, models
-from django.db.models import Q
+from django.db.models import Exists, Q
+
+from router.models.jobs import DONE_STATES, ItemState, JobItem, TimerItem
 
 LAST_CHARACTER = chr(0x10FFFF)
 
@@ -114,6 +116,25 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
     def quarantined(self) -> "InstanceQuerySet":
         """Objects that wait for a person."""
         return self.filter(state=InstanceState.QUARANTINED)
+
+    def proven(self) -> "InstanceQuerySet":
+        """Objects that every destination chosen for them has, as surely as it needs it; what a
+        clean-up may remove.
+
+        At least one has it, and nothing is undecided, waits for quiet, or is to be sent. What was
+        cancelled asks for nothing.
+        """
+        items = JobItem.objects.filter(instance=models.OuterRef("pk"))
+        safe = items.delivered()
+        unsafe = items.exclude(state=ItemState.CANCELLED).exclude(state__in=DONE_STATES)
+        timers = TimerItem.objects.filter(instance=models.OuterRef("pk"))
+        return self.filter(
+            Exists(safe),
+            ~Exists(unsafe),
+            ~Exists(safe.short_of_grade()),
+            ~Exists(timers),
+            mark__decision__isnull=False,
+        )
 
     def kept(self) -> "InstanceQuerySet":
         """Objects whose bytes must be on storage."""

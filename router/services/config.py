@@ -19,7 +19,7 @@ from router.config import dump, plan, schema
 from router.config.document import Document
 from router.config.findings import ConfigError, Finding
 from router.config.plan import Change
-from router.models import ConfigRevision, Source
+from router.models import ConfigRevision, Destination, Source
 from router.services import audit, clock, working_copy
 from router.services.actors import SYSTEM, Actor
 
@@ -112,7 +112,8 @@ def roll_back(number: int, *, actor: Actor, reason: str = "") -> Applied:
 
 
 def publish_sources() -> bool:
-    """Write the list of sources from which the receiver judges callers, durably and at once.
+    """Write the list of sources, and of far ends that may report, from which the receiver judges
+    callers, durably and at once.
 
     A lock makes the last writer the one that saw the newest revision.
 
@@ -198,7 +199,16 @@ def _sources_text() -> str:
     rows = Source.objects.order_by("name").values(
         "name", "ae_title", "hosts", "services", "duplicates", "enabled"
     )
-    return json.dumps({"revision": newest, "sources": list(rows)}, indent=1)
+    listed = {"revision": newest, "sources": list(rows), "peers": _peers()}
+    return json.dumps(listed, indent=1)
+
+
+def _peers() -> list[dict[str, object]]:
+    """Return the far ends that may report to us what they commit to."""
+    rows = Destination.objects.active().filter(kind="dicom", version__isnull=False)
+    given = rows.order_by("name").values_list("name", "version__settings")
+    keys = ("ae_title", "host", "calling_ae")
+    return [{"name": name} | {key: one.get(key) or "" for key in keys} for name, one in given]
 
 
 @contextmanager

@@ -17,17 +17,17 @@ from django.db.models import F
 
 from router import crashpoints, doorbell, stopping
 from router.destinations import KINDS
-from router.destinations.base import Context, Outgoing
+from router.destinations.base import Context
 from router.models import Attempt, AttemptOutcome, Destination, ItemState, JobItem, LaneSlot
 from router.services import (
-    archive,
     claims,
     clock,
     lanes,
     liveness,
+    outgoing,
     pacing,
-    precedence,
     results,
+    slots,
     tallies,
 )
 from router.services.claims import Claim, Held
@@ -64,13 +64,12 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
     row = destination.filter(pk=destination_id).first()
     if row is None or row.version is None or slot_number >= lanes.slots(row):
         return 0
-    gives_way = precedence.has_patience(row, clock.now())
-    slot = _take_slot(row, slot_number)
+    slot = slots.take(row, slot_number)
     if slot is None:
         _ring_next(row, slot_number)
         return 0
     line = Line()
-    work = _Drain(row, slot, line, stop, gives_way=gives_way)
+    work = _Drain(row, slot, line, stop)
     try:
         with line:
             return work.run()
@@ -78,23 +77,7 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
         work.write_rest()
         raise
     finally:
-        insist(partial(_leave, slot), give_up=stopping.overdue)
-
-
-def _take_slot(destination: Destination, number: int) -> LaneSlot | None:
-    slot, _is_new = LaneSlot.objects.get_or_create(destination=destination, number=number)
-    now = clock.now()
-    owner = liveness.new_name()
-    free = LaneSlot.objects.filter(pk=slot.pk)
-    free = free.filter(owner="") | free.filter(lease_until__lt=now)
-    if not free.update(owner=owner, lease_until=now + claims.LEASE, taken_at=now):
-        return None
-    slot.owner = owner
-    return slot
-
-
-def _leave(slot: LaneSlot) -> None:
-    LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(owner="", lease_until=None)
+        insist(partial(slots.leave, slot), give_up=stopping.overdue)
 
 
 def _ring_next(destination: Destination, number: int) -> None:
@@ -119,16 +102,9 @@ class _Drain:
     """
 
     def __init__(
-        self,
-        destination: Destination,
-        slot: LaneSlot,
-        line: Line,
-        stop: Callable[[], bool],
-        *,
-        gives_way: bool,
+        self, destination: Destination, slot: LaneSlot, line: Line, stop: Callable[[], bool]
     ) -> None:
         self._destination, self._slot, self._line, self._stop = destination, slot, line, stop
-        self._gives_way = gives_way
         self._claims: list[Claim] = []
         self._news: list[News] = []
         self._count = 0
@@ -151,13 +127,10 @@ class _Drain:
         """With nothing in hand: tell whether to look for more."""
         if self._is_idle:
             return False
-        if self._must_end() or self._must_give_way():
+        if self._must_end():
             doorbell.ring("deliver", self._destination.pk, self._slot.number)
             return False
         return True
-
-    def _must_give_way(self) -> bool:
-        return self._gives_way and precedence.must_give_way(self._destination, clock.now())
 
     def _must_end(self) -> bool:
         return time.monotonic() - self._started >= DRAIN_SECONDS or self._stop()
@@ -213,8 +186,6 @@ class _Drain:
 
     def _fetch(self, most: int) -> Claim | None:
         try:
-            if self._must_give_way():
-                return None
             return claims.claim(self._destination, self._slot, most=most, beside=True)
         except TROUBLE:
             if connection.in_atomic_block:
@@ -262,7 +233,7 @@ class _Drain:
             return
         self._renewed = time.monotonic()
         try:
-            claims.renew(self._claims, self._slot, gives_way=self._gives_way)
+            claims.renew(self._claims, self._slot)
         except TROUBLE:
             if connection.in_atomic_block:
                 raise
@@ -282,34 +253,12 @@ def _load(claim: Claim, stop: Callable[[], bool]) -> Load:
     assert version is not None  # noqa: S101 - drain() has checked
     context = Context(
         progress=claim.progress,
-        stop=lambda: claim.gives_up or claim.must_end() or stop(),
+        stop=lambda: claim.is_broken or claim.is_outdated or claim.must_end() or stop(),
         abort=claim.must_end,
         echo_first=destination.lane.verified_endpoint != version.endpoint,
     )
-    outgoing = [_outgoing(item, claim.unit) for item in claim.items.values()]
-    return Load(claim, KINDS[destination.kind].sender(version.settings), outgoing, context)
-
-
-def _outgoing(item: Held, unit: str) -> Outgoing:
-    instance = item.instance
-    return Outgoing(
-        item_id=item.pk,
-        sop_class_uid=instance.sop_class_uid,
-        sop_instance_uid=instance.sop_instance_uid,
-        transfer_syntax=instance.transfer_syntax_uid,
-        sha256=instance.sha256,
-        size=instance.size,
-        offset=instance.offset,
-        open=lambda: archive.opened(instance),
-        header=lambda: archive.header_of(instance),
-        received_at=instance.received_at,
-        source=item.source,
-        study_id=instance.study_id,
-        study_instance_uid=item.study_instance_uid,
-        series_instance_uid=item.series_instance_uid,
-        modality=item.modality,
-        group=unit,
-    )
+    items = [outgoing.of_item(item, claim.unit) for item in claim.items.values()]
+    return Load(claim, KINDS[destination.kind].sender(version.settings), items, context)
 
 
 # --- what workers left ---------------------------------------------------------------------------

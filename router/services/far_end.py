@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from router import stopping
 from router.destinations import KINDS
-from router.destinations.base import Confirmation, Confirming, Context, Outgoing
+from router.destinations.base import Confirmation, Confirming, Context
 from router.models import Destination, Instance
-from router.services import archive
+from router.services import outgoing
 
 
 def can_be_asked(kind: str) -> bool:
@@ -35,25 +35,5 @@ def ask(
     assert isinstance(sender, Confirming)  # noqa: S101 - can_be_asked() has looked
     rows = Instance.objects.filter(pk__in=instances).select_related("series", "study")
     context = Context(stop=stop, abort=stopping.overdue)
-    answers = sender.confirm([_outgoing(row) for row in rows.order_by("pk")], context)
+    answers = sender.confirm([outgoing.of_instance(row) for row in rows.order_by("pk")], context)
     return {answer.item_id: answer for answer in answers}
-
-
-def _outgoing(instance: Instance) -> Outgoing:
-    return Outgoing(
-        item_id=instance.pk,
-        sop_class_uid=instance.sop_class_uid,
-        sop_instance_uid=instance.sop_instance_uid,
-        transfer_syntax=instance.transfer_syntax_uid,
-        sha256=instance.sha256,
-        size=instance.size,
-        offset=instance.offset,
-        open=lambda: archive.opened(instance),
-        header=lambda: archive.header_of(instance),
-        received_at=instance.received_at,
-        source=instance.study.source,
-        study_id=instance.study_id,
-        study_instance_uid=instance.study.study_instance_uid,
-        series_instance_uid=instance.series.series_instance_uid,
-        modality=instance.series.modality,
-    )

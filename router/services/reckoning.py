@@ -2,7 +2,8 @@
 
 Objects: acknowledged = inbox + current + versions + quarantined + identical duplicates + purged.
 Pairs: chosen by decisions = items, in whatever state; meant by replays = their pairs, and released
-= their items. Hours: what was counted = receipts and attempts. Refuses to repair: it only finds.
+= their items. Proofs: what is called proven was said to be. Hours: what was counted = receipts and
+attempts. Refuses to repair: it only finds.
 """
 
 import time
@@ -53,7 +54,16 @@ from router.models import (
     Study,
 )
 from router.models.studies import InstanceQuerySet
-from router.services import archive, audit, clock, recount, replay_release, stocktaking
+from router.services import (
+    archive,
+    audit,
+    clock,
+    proof_check,
+    proofs,
+    recount,
+    replay_release,
+    stocktaking,
+)
 from router.services.actors import SYSTEM
 
 NIGHT = 2
@@ -90,6 +100,7 @@ def unfinished() -> dict[str, int]:
         "due items": due.count(),
         "items being sent": JobItem.objects.filter(state=ItemState.LEASED).count(),
         "replays under way": replay_release.unfinished(),
+        **proofs.unfinished(),
     }
     return {kind: count for kind, count in counts.items() if count}
 
@@ -108,6 +119,7 @@ def reckon(*, deep: bool = False) -> Reckoning:
         _pairs(found)
         _replays(found)
         _attempts(found)
+        _proofs(found)
         _studies(found)
         _hours(found)
     _files(found, deep=deep)
@@ -229,13 +241,20 @@ def _attempts(found: Reckoning) -> None:
     said = Attempt.objects.filter(
         item=OuterRef("pk"), outcome__in=[AttemptOutcome.SUCCESS, AttemptOutcome.WARNING]
     )
-    unproven = JobItem.objects.filter(~Exists(said), state__in=DONE_STATES)
-    for pk in unproven.values_list("pk", flat=True)[:100]:
+    unsaid = JobItem.objects.filter(~Exists(said), state__in=DONE_STATES)
+    for pk in unsaid.values_list("pk", flat=True)[:100]:
         found.gap("attempts", f"item {pk} is delivered and no attempt says so")
     hanging = Attempt.objects.filter(outcome=AttemptOutcome.RUNNING)
     hanging = hanging.exclude(item__state=ItemState.LEASED)
     for pk in hanging.values_list("pk", flat=True)[:100]:
         found.gap("attempts", f"attempt {pk} never ended")
+
+
+def _proofs(found: Reckoning) -> None:
+    """What is called proven was said to be, and nothing is forgotten."""
+    found.counts |= proof_check.counts()
+    for gap in proof_check.gaps():
+        found.gap("proofs", gap)
 
 
 def _studies(found: Reckoning) -> None:

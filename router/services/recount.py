@@ -1,8 +1,9 @@
 """Recount the counts by hour from receipts and attempts, and name every hour that differs.
 
 Received, identical duplicates, quarantined and refused are receipts by hour and source; delivered
-are attempts that succeeded, by hour and destination. How many were parked is an event that leaves
-no row of its own, so it is not recounted. Refuses to repair: it only finds.
+are attempts that succeeded, by hour and destination. How many were parked, or sent again for want
+of proof, are events that leave no row of their own, so they are not recounted. Refuses to repair:
+it only finds.
 """
 
 from collections import Counter
@@ -75,7 +76,7 @@ def _words(sums: _Sums, key: Key) -> str:
 
 def _said() -> _Sums:
     sums = _Sums()
-    rows = HourCount.objects.exclude(kind=CounterKind.PARKED)
+    rows = HourCount.objects.exclude(kind__in=[CounterKind.PARKED, CounterKind.DISPROVED])
     columns = ("hour", "kind", "source", "destination")
     for row in rows.values(*columns).annotate(total=Sum("objects_count"), size=Sum("bytes")):
         by_source = row["kind"] != CounterKind.DELIVERED

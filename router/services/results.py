@@ -16,7 +16,7 @@ from router.models import (
     ItemState,
     JobItem,
 )
-from router.services import clock, lanes, tallies
+from router.services import clock, lanes, proofs, tallies
 from router.services.claims import Claim, Held
 from router.services.counters import Tally
 
@@ -34,7 +34,8 @@ _ATTEMPTS = {
 }
 _DELIVER = (
     "UPDATE router_jobitem SET state = %s, status = %s, reason = %s, egress_sha256 = %s,"
-    " finished_at = %s, proof = 'accepted', owner = '', lease_until = NULL, due_at = NULL"
+    " egress_syntax = %s, finished_at = %s, proof = 'accepted', owner = '', lease_until = NULL,"
+    " due_at = NULL"
     " WHERE id = %s AND state = 'leased' AND owner = %s"
 )
 _END = (
@@ -80,17 +81,24 @@ def _finish_delivered(claim: Claim, results: Sequence[Result], *, now: datetime)
         item = claim.items[result.item_id]
         tallies.add(tally, item, claim.destination, kind=CounterKind.DELIVERED, moment=now)
     moment = connection.ops.adapt_datetimefield_value(now)
-    rows = [(*_delivered(result), moment, result.item_id, claim.owner) for result in ours]
+    rows = [
+        (*_delivered(result, claim.items[result.item_id]), moment, result.item_id, claim.owner)
+        for result in ours
+    ]
     with connection.cursor() as cursor:
         cursor.executemany(_DELIVER, rows)
     tally.write()
+    proofs.expect(claim.destination, [claim.items[result.item_id] for result in ours], now=now)
     return len(ours)
 
 
-def _delivered(result: Result) -> tuple[str, int | None, str, str]:
+def _delivered(result: Result, item: Held) -> tuple[str, int | None, str, str, str]:
     remark = result.detail if result.outcome == Outcome.WARNING else ""
     reason = (" ".join(result.warnings) or remark)[:500]
-    return _DONE[result.outcome].value, result.status, reason, result.egress_sha256 or ""
+    syntax = result.transfer_syntax or ""
+    turned = syntax if syntax != item.instance.transfer_syntax_uid else ""
+    sha256 = result.egress_sha256 or ""
+    return _DONE[result.outcome].value, result.status, reason, sha256, turned
 
 
 def _finish_failed(claim: Claim, result: Result) -> int:

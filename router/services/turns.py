@@ -8,7 +8,7 @@ be what correctness rests on: conditional updates are; a turn only saves doing w
 import fcntl
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from django.conf import settings
@@ -24,6 +24,13 @@ def turn(name: str) -> Iterator[bool]:
     inner = _advisory(name) if connection.vendor == "postgresql" else _file(name)
     with inner as is_mine:
         yield is_mine
+
+
+@contextmanager
+def one_of(name: str, count: int) -> Iterator[bool]:
+    """Take one of `count` turns for the time of the block; False when others have them all."""
+    with ExitStack() as stack:
+        yield any(stack.enter_context(turn(f"{name}-{number}")) for number in range(count))
 
 
 @contextmanager

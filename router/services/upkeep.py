@@ -6,7 +6,7 @@ from django.db import connection
 from django_q.models import Task
 
 from router.models import Heartbeat, ItemState, JobItem, LaneSlot
-from router.services import clock, liveness
+from router.services import clock, liveness, proofs
 
 FORGET_AFTER = timedelta(minutes=2)
 KEEP_FAILURES = timedelta(days=7)
@@ -35,7 +35,7 @@ def forget_ended_workers() -> int:
     leased = JobItem.objects.filter(state=ItemState.LEASED).order_by()
     slots = LaneSlot.objects.exclude(owner="")
     names = {*leased.values_list("owner", flat=True).distinct()}
-    return liveness.sweep(names | {*slots.values_list("owner", flat=True)})
+    return liveness.sweep(names | proofs.owners() | {*slots.values_list("owner", flat=True)})
 
 
 def leases_advance() -> bool:

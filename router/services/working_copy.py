@@ -11,6 +11,7 @@ from router.config import document, settings
 from router.config.document import Document
 from router.config.findings import ConfigError, Finding
 from router.config.plan import Change
+from router.destinations import grades
 from router.models import (
     ConfigRevision,
     Destination,
@@ -24,7 +25,7 @@ from router.models import (
     Source,
     User,
 )
-from router.services import audit, secrets
+from router.services import audit, proofs, secrets
 from router.services.actors import Actor
 
 
@@ -133,7 +134,6 @@ def _rule(row: Rule) -> document.Rule:
         on=row.trigger,
         quiet=row.quiet_seconds,
         transform=row.transform,
-        urgency=row.urgency,
         stop=row.stop,
     )
 
@@ -187,7 +187,6 @@ def _put_rule(one: document.Rule) -> None:
             "quiet_seconds": one.quiet,
             "send": list(one.send),
             "transform": one.transform,
-            "urgency": one.urgency,
             "stop": one.stop,
         },
     )
@@ -226,6 +225,12 @@ def _put_destination(one: document.Destination, *, revision: ConfigRevision, act
         )
         _hold(row, reason=reason, revision=revision, actor=actor)
     _open_lane(row, again=changed or revived)
+    if not is_new and _rank(one) > _rank(before):
+        proofs.raised(row)
+
+
+def _rank(one: document.Destination) -> int:
+    return grades.GRADES.index(grades.required(one.settings))
 
 
 def _address(one: document.Destination) -> tuple[object, ...]:
@@ -265,6 +270,9 @@ def _open_lane(row: Destination, *, again: bool) -> None:
         Lane.objects.filter(
             destination=row, state__in=[LaneState.STOPPED, LaneState.BACKOFF]
         ).update(state=LaneState.OPEN, failures=0, resume_at=None, reason="")
+        Lane.objects.filter(destination=row).update(
+            proof_failures=0, proof_resume_at=None, proof_reason=""
+        )
     if row.enabled:
         doorbell.ring("deliver", row.pk, 0)
 

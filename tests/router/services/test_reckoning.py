@@ -13,6 +13,7 @@ from router import storage
 from router.models import (
     Attempt,
     AttemptOutcome,
+    Commitment,
     CounterKind,
     Decision,
     HourCount,
@@ -20,6 +21,8 @@ from router.models import (
     ItemState,
     JobItem,
     LaneState,
+    Proof,
+    ProofAttempt,
     Receipt,
     ReceiptOutcome,
     RoutingMark,
@@ -142,6 +145,84 @@ def _wrong_series_count(ledger: Ledger) -> None:
     Series.objects.update(instances_count=2)
 
 
+def _called_verified(ledger: Ledger) -> None:
+    """Called verified, and nobody was asked."""
+    JobItem.objects.filter(pk=ledger.items[0].pk).update(proof="verified")
+
+
+def _asked(ledger: Ledger, *outcomes: str, state: str = "proven", proof: str = "verified") -> None:
+    """Called proven after these answers."""
+    item, now = ledger.items[0], clock.now()
+    JobItem.objects.filter(pk=item.pk).update(proof=proof)
+    Proof.objects.create(
+        item=item, destination=item.destination, study=item.job.study, state=state, delivery=0
+    )
+    for fence, outcome in enumerate(outcomes, 1):
+        ProofAttempt.objects.create(
+            item=item,
+            fence=fence,
+            delivery=0,
+            grade="verified",
+            outcome=outcome,
+            started_at=now,
+            ended_at=now + timedelta(seconds=fence),
+        )
+
+
+def _denied_last(ledger: Ledger) -> None:
+    _asked(ledger, "proven", "failed")
+
+
+def _proven_before(ledger: Ledger) -> None:
+    """What was said is of an earlier delivery."""
+    _asked(ledger, "proven")
+    ProofAttempt.objects.update(delivery=7)
+
+
+def _more_than_was_said(ledger: Ledger) -> None:
+    _asked(ledger, "proven", proof="committed")
+
+
+def _proven_and_not_called_so(ledger: Ledger) -> None:
+    _asked(ledger, "proven", proof="accepted")
+
+
+def _proof_of_nothing(ledger: Ledger) -> None:
+    """The item is not delivered any more, and its proof still waits."""
+    _asked(ledger, state="waiting", proof="accepted")
+    Proof.objects.update(delivery=7)
+
+
+def _forgotten_proof(ledger: Ledger) -> None:
+    """The destination needs more than it said, and nothing asks for it."""
+    version = ledger.items[0].destination.version
+    assert version is not None
+    version.settings["proof"] = "verified"
+    version.save(update_fields=["settings"])
+    _asked(ledger, "proven")
+    last = ledger.items[2]
+    Proof.objects.create(item=last, destination=last.destination, study=last.job.study, delivery=0)
+
+
+def _hanging_question(ledger: Ledger) -> None:
+    _asked(ledger, "proven", "")
+
+
+def _unsettled_report(ledger: Ledger) -> None:
+    then, version = clock.now() - timedelta(hours=1), ledger.items[0].destination.version
+    assert version is not None
+    Commitment.objects.create(
+        transaction_uid="2.25.1",
+        destination=ledger.items[0].destination,
+        version=version,
+        state="reported",
+        references_count=1,
+        requested_at=then,
+        until=then,
+        reported_at=then,
+    )
+
+
 def _miscounted_arrivals(_ledger: Ledger) -> None:
     HourCount.objects.filter(kind=CounterKind.RECEIVED).update(objects_count=2)
 
@@ -184,6 +265,15 @@ PLANTED: dict[str, tuple[Callable[[Ledger], object], set[str], str]] = {
     "the wrong hour": (_counted_in_another_hour, {"counts"}, "says 0 objects (0 bytes) delivered"),
     "the wrong source": (_counted_for_another_source, {"counts"}, "received of mr-1; 0 objects"),
     "a wrong count of a series": (_wrong_series_count, {"studies"}, "says 2"),
+    "a proof that nobody gave": (_called_verified, {"proofs"}, "called verified and no answer"),
+    "a proof that was denied": (_denied_last, {"proofs"}, "the last answer denies it"),
+    "a proof of an earlier delivery": (_proven_before, {"proofs"}, "no answer says so"),
+    "more proof than was given": (_more_than_was_said, {"proofs"}, "called committed"),
+    "a proof without its item": (_proven_and_not_called_so, {"proofs"}, "the item is not"),
+    "a proof of nothing": (_proof_of_nothing, {"proofs"}, "is waiting and the item is not"),
+    "a forgotten proof": (_forgotten_proof, {"proofs"}, "nothing asks for its proof"),
+    "a question that hangs": (_hanging_question, {"proofs"}, "never ended"),
+    "a report that lies about": (_unsettled_report, {"proofs"}, "was never settled"),
 }
 """Each gap: how it is planted, under which kinds it shows, and what one sentence says."""
 

@@ -9,7 +9,7 @@ from pytest_django import Settings
 from router import storage
 from router.destinations import KINDS
 from router.models import Attempt, Destination, ItemState, JobItem, Lane, LaneState
-from router.services import claims, clock, delivery, jobs, reckoning
+from router.services import claims, clock, delivery, jobs, reckoning, slots
 from router.services.actors import SYSTEM
 from tests import deliveries, factories
 from tests.origins import Reply, Request, Server
@@ -107,7 +107,7 @@ def test_a_lost_worker_changes_no_event(tmp_path: Path) -> None:
     with Receiver() as receiver:
         ris = hook(receiver.url)
         items = deliveries.chosen(ris, tmp_path, 3)
-        slot = delivery._take_slot(ris, 0)
+        slot = slots.take(ris, 0)
         assert slot is not None
         claim = claims.claim(ris, slot)
         assert claim is not None
