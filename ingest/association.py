@@ -74,6 +74,7 @@ class Negotiator(ACSE):  # type: ignore[misc]  # as above
                 str(uid): Roles(scu=bool(item.scu_role), scp=bool(item.scp_role))
                 for uid, item in self.requestor.role_selection.items()
             },
+            is_reporter=admission.is_reporter,
         )
         answers = [_presentation_context(context) for context in contexts]
         self.assoc._accepted_cx = {cx.context_id: cx for cx in answers if cx.result == 0}

@@ -1,9 +1,9 @@
 """The DIMSE messages of one association, read straight from its socket.
 
-C-STORE data sets go from the socket's buffer to the spool file without another copy; C-ECHO is
-answered here too, and what we do not offer is answered as such. The dialogue begins after
-negotiation and ends at the first PDU that is not P-DATA, which is handed back. It refuses to
-know pynetdicom and the rules of storage.
+C-STORE data sets go from the socket's buffer to the spool file without another copy; C-ECHO and
+reports on commitments are answered here too, and what we do not offer is answered as such. The
+dialogue begins after negotiation and ends at the first PDU that is not P-DATA, which is handed
+back. It refuses to know pynetdicom and the rules of storage.
 """
 
 import time
@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ingest.handlers import Incoming, Session, StoreRequest
+from ingest.reports import ReportMessage
 from ingest.status import Status
 from ingest.wire import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_STORE_RQ,
     MOST_COMMAND,
+    N_EVENT_REPORT_RQ,
     P_DATA,
     REQUESTS,
     Command,
@@ -201,6 +203,8 @@ class Dialogue:
 
     def _open(self, command: Command) -> Message:
         context = self._session.contexts[self._context_id]
+        if command.field == N_EVENT_REPORT_RQ and context.service == "commit":
+            return ReportMessage(self._session, command, context)
         if command.field != C_STORE_RQ or context.service != "store":
             return ForeignMessage(command, self._context_id)
         request = StoreRequest(

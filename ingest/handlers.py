@@ -19,6 +19,7 @@ from ingest.disk import DiskGate, DiskState
 from ingest.negotiation import Context
 from ingest.status import Status
 from router import crashpoints
+from router.dicom.commitment import Report
 from router.dicom.errors import DicomError, TruncatedDataSet
 from router.dicom.uids import valid_uid
 from router.services import archive
@@ -111,12 +112,13 @@ SUCCESS = Answer(Status.SUCCESS)
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What every session of a receiver shares."""
+    """What every session of a receiver shares; `take_report` as `ingest.reports` says."""
 
     spool: Spool
     intake: Intake
     disk: DiskGate
     is_duplicate: DuplicateLookup
+    take_report: Callable[[Report, str], int]
 
 
 class Session:

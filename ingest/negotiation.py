@@ -4,6 +4,9 @@ Verification, every storage SOP class of the dictionary and any private abstract
 storage are accepted, each with one transfer syntax that we know. To add a service, add a row to
 SERVICES. It refuses to know sockets, sources and pynetdicom's objects: plain values in and out.
 
+Roles. We are the SCP of every service but one: a peer that reports on storage commitments is their
+SCP, and we are the SCU of that class (PS3.4 J.3.3, PS3.7 D.3.3.4).
+
 Choice of transfer syntax. The requestor's order decides: DCMTK, Orthanc, dcm4che and pynetdicom
 put the syntax an object is stored in first, so its first known one is the one that leaves the
 data as it is; taking an uncompressed one from [JPEG 2000, Implicit] would make the sender decode,
@@ -21,6 +24,7 @@ from pydicom.uid import UID_dictionary
 from pynetdicom import ALL_TRANSFER_SYNTAXES
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
+from router.dicom import commitment
 from router.dicom.uids import valid_uid
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -80,10 +84,23 @@ class Roles:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that we offer as SCP; `name` is the word used in the sources' `services`."""
+    """A service that we take part in; `name` is the word used in the sources' `services`.
+
+    With `is_ours_as_scu` the requestor is its SCP.
+    """
 
     name: str
     has: Callable[[str], bool]
+    is_ours_as_scu: bool = False
+
+    def is_fit(self, role: Roles) -> bool:
+        """Tell whether a requestor of these roles can use it."""
+        return role.scp if self.is_ours_as_scu else role.scu
+
+    @property
+    def role(self) -> Roles:
+        """The requestor's role in it, as we answer it."""
+        return Roles(scu=not self.is_ours_as_scu, scp=self.is_ours_as_scu)
 
 
 def is_storage(abstract_syntax: str) -> bool:
@@ -97,12 +114,25 @@ def is_verification(abstract_syntax: str) -> bool:
     return abstract_syntax == VERIFICATION
 
 
-SERVICES = (Service("echo", is_verification), Service("store", is_storage))
+def is_commitment(abstract_syntax: str) -> bool:
+    return abstract_syntax == commitment.SOP_CLASS
+
+
+SERVICES = (
+    Service("echo", is_verification),
+    Service("store", is_storage),
+    Service("commit", is_commitment, is_ours_as_scu=True),
+)
 
 
 def service_of(abstract_syntax: str) -> str | None:
-    """The service an abstract syntax belongs to, or None when we do not offer it."""
-    return next((service.name for service in SERVICES if service.has(abstract_syntax)), None)
+    """The name of the service an abstract syntax belongs to, or None when we do not offer it."""
+    service = _service(abstract_syntax)
+    return service.name if service else None
+
+
+def _service(abstract_syntax: str) -> Service | None:
+    return next((service for service in SERVICES if service.has(abstract_syntax)), None)
 
 
 def negotiate(
@@ -110,15 +140,21 @@ def negotiate(
     services: frozenset[str],
     *,
     roles: Mapping[str, Roles],
+    is_reporter: bool = False,
 ) -> tuple[list[Context], dict[str, Roles]]:
     """Answer every proposal, with the role selection to answer for accepted SOP classes.
 
-    `services` is what the caller may use. We act as SCP only: a requestor that proposes not to be
-    the SCU is refused (result 1), and one that proposes both roles gets its SCU role.
+    Who proposes no role is an SCU (PS3.7 D.3.3.4). Of a peer that we ask for commitments
+    (`is_reporter`) it is taken for granted that it comes to report, as many forget to say so.
+    `services` is what the caller may use. A requestor that proposes not to have the role that is
+    left to it is refused (result 1), and one that proposes both roles gets that one.
     """
-    contexts = [_answer(proposal, services, roles) for proposal in proposals]
+    contexts = [
+        _answer(proposal, services, roles, is_reporter=is_reporter) for proposal in proposals
+    ]
     accepted = {context.abstract_syntax for context in contexts if context.is_accepted}
-    return contexts, {uid: Roles(scu=True, scp=False) for uid in roles if uid in accepted}
+    found = {uid: _service(uid) for uid in roles if uid in accepted}
+    return contexts, {uid: service.role for uid, service in found.items() if service}
 
 
 def choose_transfer_syntax(proposed: Iterable[str]) -> str | None:
@@ -131,21 +167,28 @@ def choose_transfer_syntax(proposed: Iterable[str]) -> str | None:
     return known[0]
 
 
-def _answer(proposal: Proposal, services: frozenset[str], roles: Mapping[str, Roles]) -> Context:
-    service = service_of(proposal.abstract_syntax)
+def _answer(
+    proposal: Proposal,
+    services: frozenset[str],
+    roles: Mapping[str, Roles],
+    *,
+    is_reporter: bool,
+) -> Context:
+    service = _service(proposal.abstract_syntax)
     chosen = choose_transfer_syntax(proposal.transfer_syntaxes)
     role = roles.get(proposal.abstract_syntax)
-    if service is None:
+    if service is None or (service.is_ours_as_scu and role is None and not is_reporter):
         result = Result.ABSTRACT_SYNTAX_NOT_SUPPORTED
-    elif service not in services or (role is not None and not role.scu):
+    elif service.name not in services or not service.is_fit(role or service.role):
         result = Result.USER_REJECTION
     elif chosen is None:
         result = Result.TRANSFER_SYNTAXES_NOT_SUPPORTED
     else:
         result = Result.ACCEPTANCE
     syntax = chosen or next(iter(proposal.transfer_syntaxes), IMPLICIT_LITTLE)
+    name = service.name if service else None
     return Context(
-        proposal.context_id, proposal.abstract_syntax, syntax, result=result, service=service
+        proposal.context_id, proposal.abstract_syntax, syntax, result=result, service=name
     )
 
 

@@ -19,12 +19,14 @@ from ingest.disk import DiskGate
 from ingest.guard import ConnectionTable
 from ingest.handlers import Duplicate, LookupUnavailable, Storage
 from ingest.processes import Processes
+from ingest.reports import Unstored
 from ingest.sources import Sources
 from ingest.tls import server_context
 from ingest.waiting import Port
+from router.dicom.commitment import Report
 from router.models import Instance
 from router.rejections import RejectionJournal
-from router.services import archive
+from router.services import archive, commitments
 from router.services.indexer import Indexer
 from router.spool import Spool
 
@@ -109,6 +111,7 @@ def serve(
             report=indexer.disk_state,
         ),
         is_duplicate=find_duplicate,
+        take_report=take_report,
     )
     receiver = scp.Receiver(
         ae_title=settings.AE_TITLE,
@@ -146,3 +149,14 @@ def find_duplicate(sop_instance_uid: str, transfer_syntax: str, sha256: str) -> 
     if not identities:
         return "no"
     return "same" if (transfer_syntax, sha256) in identities else "other"
+
+
+def take_report(report: Report, calling_ae: str) -> int:
+    """Store a report on a commitment; the status that answers it. Raises Unstored."""
+    close_old_connections()
+    try:
+        return commitments.receive(report, reporter=calling_ae)
+    except DatabaseError as error:
+        raise Unstored("the database does not answer") from error
+    finally:
+        connections.close_all()  # the association's thread asks for nothing else

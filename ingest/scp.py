@@ -7,7 +7,7 @@ and to judge objects (see `ingest.handlers`).
 import logging
 import socket
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydicom import config as pydicom_config
 from pynetdicom import AE, _config
@@ -62,10 +62,14 @@ class Receiver:
 
     def admit(self, *, host: str, calling_ae: str, called_ae: str) -> Admission | Rejection:
         """Judge a caller (PS3.8 9.3.4; `contract.md`, Sources); rejections are journaled."""
-        if called_ae != self.ae_title:
-            return self._rejected(CALLED_AE_UNKNOWN, host, calling_ae, called_ae)
-        admission = self.sources.current().admit(calling_ae, host)
-        return admission or self._rejected(CALLER_UNKNOWN, host, calling_ae, called_ae)
+        listed, is_us = self.sources.current(), called_ae == self.ae_title
+        reporter = listed.admit_reporter(calling_ae, host, called_as="" if is_us else called_ae)
+        admission = listed.admit(calling_ae, host) if is_us else None
+        if admission and reporter:
+            services = admission.services | reporter.services
+            return replace(admission, services=services, is_reporter=True)
+        unknown = CALLER_UNKNOWN if is_us else CALLED_AE_UNKNOWN
+        return admission or reporter or self._rejected(unknown, host, calling_ae, called_ae)
 
     def turned_away(self, host: str, reason: str) -> None:
         """Journal a connection that came to no association; its AE titles were never read."""

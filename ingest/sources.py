@@ -5,12 +5,16 @@ so that the receiver starts and judges without the database. It refuses to write
 
 Of several sources that match, one that names the AE title exactly comes before patterns, then the
 file's order decides.
+
+The file also lists our `dicom` destinations: each may associate to report on the commitments that
+we asked it for, under the AE title by which we call ourselves there, and for nothing else.
 """
 
 import ipaddress
 import json
 import logging
 import re
+import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +26,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SERVICE = frozenset({"echo", "store", "find", "move", "get", "commit"})
 DEFAULT_SERVICES = ("echo", "store")
+REPORTING = "commit"
 _DUPLICATES: dict[str, Duplicates] = {
     "quarantine": "quarantine",
     "versions": "versions",
@@ -52,12 +57,28 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """A destination of ours: what it calls itself, where it lies, and how we call ourselves there
+    (`calling_ae`, empty for our own AE title)."""
+
+    ae_title: str
+    host: str
+    calling_ae: str
+
+    def lies_at(self, address: Address) -> bool:
+        """Tell whether a caller's address is its; a name is resolved, which may take a while."""
+        return address in _resolved(self.host)
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """A caller that may associate. `source` is None only while no source is listed."""
+    """A caller that may associate. `source` is None while no source is listed, and for a peer that
+    comes as a destination of ours only (`is_reporter`)."""
 
     source: str | None
     services: frozenset[str]
     duplicates: Duplicates
+    is_reporter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +105,7 @@ class SourceList:
     sources: tuple[Source, ...] = ()
     revision: int = 0
     has_rows: bool = False
+    peers: tuple[Peer, ...] = ()
 
     def admit(self, ae_title: str, host: str) -> Admission | None:
         """What the caller may do, or None when it is unknown (`contract.md`, Sources)."""
@@ -97,6 +119,18 @@ class SourceList:
             return None
         source = min(found, key=lambda source: source.is_pattern)
         return Admission(source.name, source.services, source.duplicates)
+
+    def admit_reporter(self, calling_ae: str, host: str, *, called_as: str) -> Admission | None:
+        """What a destination of ours may do that calls us; None when the caller is none.
+
+        `called_as` is '' when we were called by our own AE title, which is always right.
+        """
+        address = _address(host)
+        for peer in self.peers:
+            named = peer.ae_title == calling_ae and called_as in ("", peer.calling_ae)
+            if named and peer.lies_at(address):
+                return Admission(None, frozenset({REPORTING}), "quarantine", is_reporter=True)
+        return None
 
 
 class Sources:
@@ -137,7 +171,8 @@ def parse(text: str) -> SourceList:
         rows = list(data["sources"])
         sources = tuple(_source(row) for row in rows if row.get("enabled", True))
         revision = int(data.get("revision", 0))
-        return SourceList("listed", sources, revision=revision, has_rows=bool(rows))
+        peers = tuple(_peer(row) for row in data.get("peers") or ())
+        return SourceList("listed", sources, revision=revision, has_rows=bool(rows), peers=peers)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a list of sources: {error!r}") from error
 
@@ -153,6 +188,24 @@ def _source(row: dict[str, Any]) -> Source:  # Any: decoded JSON, checked here
         services=services,
         duplicates=_DUPLICATES[row.get("duplicates", "quarantine")],
     )
+
+
+def _peer(row: dict[str, Any]) -> Peer:  # Any: as above
+    return Peer(
+        ae_title=str(row["ae_title"]).strip(" "),
+        host=str(row["host"]),
+        calling_ae=str(row.get("calling_ae") or "").strip(" "),
+    )
+
+
+def _resolved(host: str) -> frozenset[Address]:
+    """The addresses of a host; none when its name is not known now."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        log.warning("peer.unresolved", extra={"host": host, "error": str(error)})
+        return frozenset()
+    return frozenset(_address(str(where[0])) for *_, where in found)
 
 
 def _pattern(ae_title: str) -> re.Pattern[str]:

@@ -31,6 +31,7 @@ WINDOW_SECONDS = 30.0
 WINDOW_BYTES = 1024
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+N_EVENT_REPORT_RQ = 0x0100
 RESPONSE = 0x8000
 REQUESTS = frozenset(
     {0x0001, 0x0010, 0x0020, 0x0021, 0x0030, 0x0100, 0x0110, 0x0120, 0x0130, 0x0140, 0x0150}
@@ -87,6 +88,11 @@ class Command:
     @property
     def sop_instance_uid(self) -> str:
         return self.uid(0x1000) or self.uid(0x1001)
+
+    def number(self, element: int) -> int | None:
+        """The US in (0000,`element`), None when it is not there as one."""
+        value = self.elements.get(element, b"")
+        return int.from_bytes(value, "little") if len(value) == 2 else None
 
     def uid(self, element: int) -> str:
         """The UID in (0000,`element`) without its padding; any bytes are possible."""
@@ -320,10 +326,18 @@ def decode_command(data: bytes) -> Command:
     return Command(field, _unsigned(elements, 0x0110), has_data_set, elements)
 
 
-def encode_response(command: Command, context_id: int, *, status: int, comment: str = "") -> bytes:
-    """One P-DATA-TF PDU that answers `command` (PS3.7 9.3, E.1).
+def encode_response(
+    command: Command,
+    context_id: int,
+    *,
+    status: int,
+    comment: str = "",
+    type_id: int | None = None,
+) -> bytes:
+    """One P-DATA-TF PDU that answers `command` (PS3.7 9.3, 10.3, E.1).
 
     UIDs go back as they came when they are UID-sized, so that the peer knows its own request.
+    `type_id` is the Event Type ID of the event that is answered.
     """
     body = b"".join(
         (
@@ -334,6 +348,7 @@ def encode_response(command: Command, context_id: int, *, status: int, comment: 
             _number_element(0x0900, status),
             _text_element(0x0902, comment),
             _uid_element(0x1000, command.elements.get(0x1000) or command.elements.get(0x1001)),
+            b"" if type_id is None else _number_element(0x1002, type_id),
         )
     )
     message = _ELEMENT.pack(0, 0, 4) + struct.pack("<I", len(body)) + body

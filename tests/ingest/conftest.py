@@ -13,6 +13,7 @@ from ingest.guard import ConnectionTable
 from ingest.handlers import DuplicateLookup, Storage
 from ingest.sources import Sources
 from ingest.waiting import Port
+from router.dicom.commitment import Report
 from router.rejections import RejectionJournal
 from router.spool import Spool
 from tests.receivers import Recording, Running
@@ -29,8 +30,10 @@ def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
         *,
         takes_over: bool = True,
         sources: list[dict[str, Any]] | None = None,
+        peers: list[dict[str, Any]] | None = None,
         free_bytes: Callable[[], int] | None = None,
         is_duplicate: DuplicateLookup = lambda *_: "no",
+        take_report: Callable[[Report, str], int] = lambda *_: 0,
         most: int = 50,
         most_per_address: int = 50,
         calm_seconds: float = 0.0,
@@ -39,8 +42,9 @@ def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
         **options: Any,
     ) -> Running:
         spool = spool or Spool(tmp_path / "spool")
-        if sources is not None:
-            (tmp_path / "sources.json").write_text(json.dumps({"revision": 1, "sources": sources}))
+        if sources is not None or peers is not None:
+            listed = {"revision": 1, "sources": sources or [], "peers": peers or []}
+            (tmp_path / "sources.json").write_text(json.dumps(listed))
         intake = Recording()
         gate = DiskGate(
             free_bytes or spool.free_bytes,
@@ -51,7 +55,7 @@ def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
         )
         receiver = scp.Receiver(
             ae_title="DICOMROUTER",
-            storage=Storage(spool, intake, gate, is_duplicate),
+            storage=Storage(spool, intake, gate, is_duplicate, take_report),
             sources=Sources(tmp_path / "sources.json"),
             rejections=RejectionJournal(tmp_path / "spool" / "rejections"),
             connections=ConnectionTable(most=most, most_per_address=most_per_address),

@@ -18,6 +18,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 IMPLICIT, EXPLICIT, BIG = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2"))
 DEFLATED = "1.2.840.10008.1.2.1.99"
 J2K, JPEG, HTJ2K = (f"1.2.840.10008.1.2.4.{end}" for end in ("90", "50", "201"))
+COMMITMENT = "1.2.840.10008.1.20.1"
 PRIVATE = "1.3.46.670589.5.0.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 BOTH = frozenset({"echo", "store"})
@@ -89,6 +90,34 @@ def test_role_selection(role: Roles, result: int, answer: Roles | None) -> None:
     (context,), roles = negotiate([Proposal(1, CT, (IMPLICIT,))], BOTH, roles={CT: role})
     assert int(context.result) == result
     assert roles.get(CT) == answer
+
+
+@pytest.mark.parametrize(
+    ("role", "services", "is_reporter", "result"),
+    [
+        (Roles(scu=False, scp=True), {"commit"}, False, 0),
+        (Roles(scu=True, scp=True), {"commit"}, False, 0),
+        (Roles(scu=True, scp=False), {"commit"}, False, 1),
+        (Roles(scu=True, scp=False), {"commit"}, True, 1),
+        (Roles(scu=False, scp=True), {"echo", "store"}, False, 1),
+        (None, {"commit"}, True, 0),
+        (None, {"commit"}, False, 3),
+        (None, {"echo", "store"}, False, 3),
+    ],
+)
+def test_who_reports_on_commitments_is_their_scp(
+    role: Roles | None, services: set[str], result: int, *, is_reporter: bool
+) -> None:
+    proposals = [Proposal(1, COMMITMENT, (IMPLICIT,))]
+    (context,), roles = negotiate(
+        proposals,
+        frozenset(services),
+        roles={COMMITMENT: role} if role else {},
+        is_reporter=is_reporter,
+    )
+    assert int(context.result) == result
+    expected = {COMMITMENT: Roles(scu=False, scp=True)} if role and not result else {}
+    assert roles == expected
 
 
 def test_the_dictionary_is_covered() -> None:

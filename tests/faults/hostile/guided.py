@@ -69,7 +69,7 @@ def _dialogue(folder: Path) -> tuple[One, list[bytes]]:
 
     spool = Spool(folder / "spool")
     gate = DiskGate(spool.free_bytes, slow=2, refuse=1)
-    storage = Storage(spool, Sweeping(spool.root), gate, lambda *_: "no")
+    storage = Storage(spool, Sweeping(spool.root), gate, lambda *_: "no", lambda *_: 0)
     proposals = [
         Proposal(1, VERIFICATION, ("1.2.840.10008.1.2",)),
         Proposal(3, CT, (EXPLICIT_LITTLE,)),

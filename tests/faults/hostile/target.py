@@ -229,7 +229,7 @@ def receiver_of(
     gate = DiskGate(spool.free_bytes, slow=2000, refuse=1000)
     return scp.Receiver(
         ae_title="DICOMROUTER",
-        storage=Storage(spool, Sweeping(spool.root), gate, lambda *_: "no"),
+        storage=Storage(spool, Sweeping(spool.root), gate, lambda *_: "no", lambda *_: 0),
         sources=Sources(folder / "sources.json"),
         rejections=RejectionJournal(spool.root / "rejections"),
         connections=ConnectionTable(most=int(most), most_per_address=int(most_per_address)),
