@@ -20,6 +20,7 @@ from router.models import (
     HourCount,
     ItemState,
     Job,
+    Priority,
     RoutingMark,
     Rule,
     Series,
@@ -221,6 +222,14 @@ class JobFilter(FilterForm):
     )
     destination = forms.ChoiceField(required=False, label="Destination", widget=_select())
     rule = forms.ChoiceField(required=False, label="Rule", widget=_select())
+    priority = forms.TypedChoiceField(
+        required=False,
+        label="Priority",
+        choices=[("", "Any"), *Priority.choices],
+        coerce=int,
+        empty_value=None,
+        widget=_select(),
+    )
     age = forms.ChoiceField(
         required=False,
         label="Age",
@@ -254,6 +263,8 @@ class JobFilter(FilterForm):
             items = items.filter(destination__name=self.value("destination"))
         if self.value("rule"):
             items = items.filter(job__rule=self.value("rule"))
+        if self.value("priority"):
+            items = items.filter(priority=self.value("priority"))
         if self.value("reason"):
             items = items.filter(reason=self.value("reason"))
         if self.value("age"):

@@ -49,7 +49,10 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule; `quiet` in seconds, None for that of the defaults; no `transform` is ''."""
+    """A rule; `quiet` in seconds, None for that of the defaults; no `transform` is ''.
+
+    `priority` is its place among the rules. Without `urgency` its jobs have the destination's.
+    """
 
     name: str
     send: tuple[str, ...]
@@ -60,6 +63,7 @@ class Rule:
     on: str = "instance"
     quiet: int | None = None
     transform: str = ""
+    urgency: str = ""
     stop: bool = False
 
 

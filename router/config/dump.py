@@ -107,6 +107,7 @@ def _rule(one: Rule) -> dict[str, Data]:
             "quiet": (quiet, None),
             "send": (list(one.send), None),
             "transform": (one.transform, ""),
+            "urgency": (one.urgency, ""),
             "stop": (one.stop, False),
         }
     )

@@ -125,6 +125,7 @@ def _rule(one: Rule) -> Fields:
         "quiet": None if one.quiet is None else duration_text(one.quiet),
         "send": list(one.send),
         "transform": one.transform or None,
+        "urgency": one.urgency or None,
         "stop": one.stop,
     }
 

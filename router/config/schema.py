@@ -25,6 +25,7 @@ from router.config.findings import ConfigError, one_of
 from router.config.network import caller_title, host
 from router.config.tree import Data, Node, from_data, parse
 from router.destinations import KINDS
+from router.destinations.fields import URGENCIES
 from router.models import DuplicatePolicy, Permission, RuleState, Trigger, Unmatched
 
 KEYS = ("version", "defaults", "sources", "destinations", "rules", "profiles", "roles")
@@ -148,7 +149,10 @@ def _destination(entry: Entry) -> Destination:
 
 def _rule(entry: Entry) -> Rule:
     entry.refuse_others(
-        ("name", "enabled", "priority", "state", "when", "on", "quiet", "send", "transform", "stop")
+        (
+            *("name", "enabled", "priority", "state", "when", "on", "quiet", "send", "transform"),
+            *("urgency", "stop"),
+        )
     )
     transform = entry.choice("transform", (NO_TRANSFORM,), default=NO_TRANSFORM)
     if not entry.has("send") and isinstance(entry.node.value, dict):
@@ -165,6 +169,7 @@ def _rule(entry: Entry) -> Rule:
         on=entry.choice("on", Trigger.values, default=Trigger.INSTANCE.value),
         quiet=entry.duration("quiet"),
         transform="" if transform == NO_TRANSFORM else transform,
+        urgency=entry.choice("urgency", URGENCIES, default=""),
         stop=entry.flag("stop", default=False),
     )
 

@@ -9,6 +9,9 @@ from django.core.exceptions import ValidationError
 
 from router.destinations.outcomes import STATUS_OUTCOMES, Outcome, Overrides
 
+URGENCIES = ("urgent", "normal", "low")
+"""The priorities of jobs, the first first."""
+
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION = re.compile(r"(\d{1,7})([smhd])\Z")
 STATUS_PATTERN = re.compile(r"[0-9A-Fa-f]{1,4}[xX]{0,3}\Z")

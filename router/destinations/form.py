@@ -8,7 +8,13 @@ from collections.abc import Mapping
 
 from django import forms
 
-from router.destinations.fields import DurationField, DurationsField, FlagField, OutcomesField
+from router.destinations.fields import (
+    URGENCIES,
+    DurationField,
+    DurationsField,
+    FlagField,
+    OutcomesField,
+)
 from router.destinations.grades import ACCEPTED, GradeField
 from router.destinations.windows import WindowsField
 
@@ -26,6 +32,9 @@ class DestinationForm(forms.Form):
     objects_per_second = forms.FloatField(min_value=0.01, max_value=100_000, required=False)
     bytes_per_second = forms.IntegerField(min_value=1024, max_value=1 << 40, required=False)
     windows = WindowsField()
+    urgency = forms.ChoiceField(
+        choices=[(one, one) for one in URGENCIES], initial="normal", required=False
+    )
     ordered = FlagField(initial=False)
     alarm_age = DurationField(least="1m", most="30d", initial=None)
     proof = GradeField(ACCEPTED, why="The far end cannot be asked.")

@@ -53,7 +53,10 @@ _MOST_RECENT_OUTCOMES = 10_000
 
 @dataclass(frozen=True)
 class RuleSpec:
-    """A rule as configured; `when` is the tree as YAML or JSON gave it."""
+    """A rule as configured; `when` is the tree as YAML or JSON gave it.
+
+    `priority` is its place in the walk, `urgency` how urgent what it sends is.
+    """
 
     name: str
     priority: int = 0
@@ -63,6 +66,7 @@ class RuleSpec:
     quiet_seconds: int = 60
     send: tuple[str, ...] = ()
     transform: str | None = None
+    urgency: str = ""
     stop: bool = False
     enabled: bool = True
 

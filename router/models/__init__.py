@@ -3,7 +3,14 @@
 from router.models.audit import AuditEvent, AuditOutcome
 from router.models.config import ConfigRevision, RoutingDefaults, Unmatched
 from router.models.counters import Bell, CounterKind, Heartbeat, HourCount, LedgerCheck
-from router.models.destinations import Destination, DestinationVersion, Lane, LaneSlot, LaneState
+from router.models.destinations import (
+    PROOF_SLOT,
+    Destination,
+    DestinationVersion,
+    Lane,
+    LaneSlot,
+    LaneState,
+)
 from router.models.jobs import (
     DONE_STATES,
     OPEN_STATES,
@@ -20,6 +27,7 @@ from router.models.jobs import (
     QuietTimer,
     TimerItem,
 )
+from router.models.priorities import Priority
 from router.models.proofs import (
     OPEN_PROOFS,
     UNSAID,
@@ -56,6 +64,7 @@ __all__ = [
     "DONE_STATES",
     "OPEN_PROOFS",
     "OPEN_STATES",
+    "PROOF_SLOT",
     "UNSAID",
     "ApiToken",
     "Association",
@@ -89,6 +98,7 @@ __all__ = [
     "OriginKind",
     "PairState",
     "Permission",
+    "Priority",
     "Proof",
     "ProofAttempt",
     "ProofGrade",

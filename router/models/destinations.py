@@ -99,13 +99,24 @@ class Lane(models.Model):
         return f"{self.destination_id}: {self.state}"
 
 
+PROOF_SLOT = 100
+"""The slot of the questions for proof; deliveries have 16 at most."""
+
+
 class LaneSlot(models.Model):
-    """One of the parallel associations or requests a destination may have; leased by a drain."""
+    """One of the parallel associations or requests a destination may have; leased by a drain.
+
+    ``taken_at`` is when a drain last began there, ``served_at`` when one last claimed, and ``turn``
+    counts the claims.
+    """
 
     destination = models.ForeignKey(Destination, on_delete=models.CASCADE, related_name="slots")
     number = models.PositiveIntegerField()
     owner = models.CharField(max_length=64, blank=True, default="")
     lease_until = models.DateTimeField(null=True)
+    taken_at = models.DateTimeField(null=True)
+    served_at = models.DateTimeField(null=True)
+    turn = models.PositiveIntegerField(default=0)
 
     class Meta:
         constraints = [

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from django.db import models
 from django.db.models import F, Q
 
+from router.models.priorities import Priority
+
 SEPARATOR = ", "
 """Between the names of rules that chose one destination; no name holds it."""
 
@@ -136,6 +138,7 @@ class Job(models.Model):
     replay = models.ForeignKey(
         "Replay", on_delete=models.PROTECT, null=True, blank=True, related_name="jobs"
     )
+    priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     created_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:
@@ -185,6 +188,10 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
     def oldest_first(self) -> "JobItemQuerySet":
         """In the order in which they were chosen."""
         return self.order_by("id")
+
+    def in_turn(self) -> "JobItemQuerySet":
+        """The most urgent first, and of these in the order in which they were chosen."""
+        return self.order_by("priority", "id")  # as the index ``item_due`` has them
 
     def expired(self, now: datetime) -> "JobItemQuerySet":
         """Items whose worker let its lease run out."""
@@ -251,6 +258,11 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
             status=status,
         )
 
+    def prioritise(self, priority: Priority) -> int:
+        """Give what is not finished another priority, in whatever state it waits."""
+        waits = [state for state in ItemState if state not in (*DONE_STATES, ItemState.CANCELLED)]
+        return self.filter(state__in=waits).exclude(priority=priority).update(priority=priority)
+
     def cancel(self, reason: str) -> int:
         """Everything not sent and not being sent → cancelled."""
         return self.filter(
@@ -278,6 +290,7 @@ class JobItem(models.Model):
     )
     cause = models.CharField(max_length=8, choices=Cause)
     transform = models.CharField(max_length=64, blank=True, default="")
+    priority = models.PositiveSmallIntegerField(choices=Priority, default=Priority.NORMAL)
     endpoint = models.PositiveIntegerField(default=1)
     state = models.CharField(max_length=12, choices=ItemState, default=ItemState.PENDING)
     due_at = models.DateTimeField(null=True)
@@ -315,7 +328,7 @@ class JobItem(models.Model):
                 name="item_open",
             ),
             models.Index(
-                fields=["destination", "id"],
+                fields=["destination", "priority", "id"],
                 condition=Q(finished_at=None),  # SQLite would not find a list of states again
                 name="item_due",
             ),

@@ -20,7 +20,11 @@ class Trigger(models.TextChoices):
 
 
 class Rule(models.Model):
-    """One rule; ``when`` is the condition tree of docs/configuration.md, never code."""
+    """One rule; ``when`` is the condition tree of docs/configuration.md, never code.
+
+    ``priority`` is its place among the rules; ``urgency`` the priority of the jobs that it makes,
+    where it is not to be the destination's.
+    """
 
     name = models.CharField(max_length=64, unique=True)
     enabled = models.BooleanField(default=True)
@@ -31,6 +35,7 @@ class Rule(models.Model):
     quiet_seconds = models.PositiveIntegerField(null=True)
     send = models.JSONField(default=list)
     transform = models.CharField(max_length=64, blank=True, default="")
+    urgency = models.CharField(max_length=8, blank=True, default="")
     stop = models.BooleanField(default=False)
 
     class Meta:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 
 from router import crashpoints, stopping
 from router.models import (
@@ -21,9 +21,10 @@ from router.models import (
     ItemState,
     JobItem,
     LaneSlot,
+    Priority,
 )
 from router.models.jobs import JobItemQuerySet
-from router.services import clock, lanes, liveness, pacing, tallies, units
+from router.services import clock, lanes, liveness, pacing, precedence, tallies, units
 
 CLAIM = 100
 LEASE = timedelta(seconds=30)
@@ -42,6 +43,7 @@ _ITEM = (
     "reason",
     "status",
     "size",
+    "priority",
     "instance__series__modality",
     "instance__study__source",
     "instance__study__study_instance_uid",
@@ -66,6 +68,7 @@ class Held:
     reason: str
     status: int | None
     size: int
+    priority: int
     modality: str
     source: str
     study_instance_uid: str
@@ -78,7 +81,8 @@ class Claim:
 
     `unit` names what they are together, where the kind takes whole units. Where the order counts,
     nothing more of it leaves once it `is_broken` by an item that is to be tried again; nor once it
-    `is_outdated`, because the destination was switched off or got another address meanwhile.
+    `is_outdated`, because the destination was switched off or got another address meanwhile, or
+    `is_overtaken` by what is more urgent.
     """
 
     owner: str
@@ -94,6 +98,7 @@ class Claim:
     is_ordered: bool = False
     is_broken: bool = False
     is_outdated: bool = False
+    is_overtaken: bool = False
 
     def progress(self, _moved: int) -> None:
         """Bytes moved."""
@@ -106,9 +111,20 @@ class Claim:
         self.heard = time.monotonic()
         return self.lost or self.heard - self.renewed > SURE_SECONDS or stopping.overdue()
 
+    @property
+    def gives_up(self) -> bool:
+        """Whether nothing more of it is to begin, without harm to what is in flight."""
+        return self.is_broken or self.is_outdated or self.is_overtaken
+
     def remaining(self) -> int:
         """How many items have no written result yet."""
         return len(self.items) - len(self.answered)
+
+    @property
+    def priority(self) -> Priority | None:
+        """Of the most urgent item that has no written result yet."""
+        waiting = self.items.keys() - self.answered
+        return min((Priority(self.items[pk].priority) for pk in waiting), default=None)
 
 
 def held(items: JobItemQuerySet) -> dict[int, Held]:
@@ -124,7 +140,7 @@ def held(items: JobItemQuerySet) -> dict[int, Held]:
 def claim(
     destination: Destination, slot: LaneSlot, *, most: int = CLAIM, beside: bool = False
 ) -> Claim | None:
-    """Claim the oldest due items, at most `most`, and begin their attempts.
+    """Claim the due items whose turn it is, at most `most`, and begin their attempts.
 
     After a failure or a lost worker it is only one, as a probe; no probe is claimed `beside` a
     claim that is under way.
@@ -137,11 +153,7 @@ def claim(
     if fresh is None or not lanes.admits(fresh, slot.number):
         return None
     now = clock.now()
-    due = JobItem.objects.filter(destination=fresh).due(now).oldest_first()
-    if lanes.is_ordered(fresh):
-        due = _in_order(due, fresh, now)
-    limit = 1 if fresh.lane.failures else most
-    rows = list(due.values_list("pk", "lost", "size")[:limit])
+    rows = _next_due(fresh, slot.turn, most, now)
     is_probe = bool(rows) and (rows[0][1] > 0 or fresh.lane.failures > 0)
     if not rows or (beside and is_probe):
         return None
@@ -150,6 +162,17 @@ def claim(
     if not pacing.grant(fresh, [size for _pk, _lost, size in chosen], now=now):
         return None
     return _take(fresh, slot, [pk for pk, _lost, _size in chosen], now)
+
+
+def _next_due(
+    destination: Destination, turn: int, most: int, now: datetime
+) -> list[precedence.Row]:
+    due = JobItem.objects.filter(destination=destination).due(now)
+    limit = 1 if destination.lane.failures else most
+    if not lanes.is_ordered(destination):
+        return precedence.next_due(due, turn, limit)
+    due = _in_order(due, destination, now)
+    return precedence.whole_series(due, precedence.next_due(due, turn, limit))
 
 
 def _in_order(due: JobItemQuerySet, destination: Destination, now: datetime) -> JobItemQuerySet:
@@ -165,12 +188,15 @@ def _take(
 ) -> Claim | None:
     asked = time.monotonic()
     owner, until = liveness.new_name(), now + LEASE
-    if not LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner).update(lease_until=until):
+    is_ours = LaneSlot.objects.filter(pk=slot.pk, owner=slot.owner)
+    if not is_ours.update(lease_until=until, served_at=now, turn=F("turn") + 1):
         return None  # we were held up for so long that the slot is another's now
+    slot.turn += 1
     unit = units.of(ids[0], now=now) if units.is_for(destination) else units.Unit(tuple(ids), "")
     ids = unit.ids
     JobItem.objects.filter(pk__in=ids).lease(now=now, until=until, owner=owner)
-    items = held(JobItem.objects.filter(pk__in=ids).leased_by(owner))
+    found = held(JobItem.objects.filter(pk__in=ids).leased_by(owner))
+    items = {pk: found[pk] for pk in ids if pk in found}  # in the order of their turns
     taken = Claim(owner, slot, destination, items, renewed=asked, unit=unit.name)
     taken.is_ordered = lanes.is_ordered(destination)
     crashpoints.reach("deliver.after_claim")
@@ -221,11 +247,12 @@ def _is_outdated(destination: Destination) -> bool:
     return not same.exists()
 
 
-def renew(claims: Sequence[Claim], slot: LaneSlot) -> None:
+def renew(claims: Sequence[Claim], slot: LaneSlot, *, gives_way: bool = False) -> None:
     """Renew the leases of `claims` and of the slot; mark as lost what is not ours any more.
 
     What was answered has no lease. Claims on a destination that is another now are marked as
-    outdated. When all has been silent for too long, nothing is renewed.
+    outdated, those before which something more urgent is due, there or with `gives_way` elsewhere,
+    as overtaken. When all has been silent for too long, nothing is renewed.
     """
     now, asked = clock.now(), time.monotonic()
     if claims and asked - max(one.heard for one in claims) > SILENCE_SECONDS:
@@ -239,6 +266,15 @@ def renew(claims: Sequence[Claim], slot: LaneSlot) -> None:
         one.is_outdated = one.is_outdated or _is_outdated(one.destination)
         one.lost = one.lost or not slot_is_ours or renewed != len(waiting)
         one.renewed = asked
+        one.is_overtaken = one.is_overtaken or _is_overtaken(one, now, gives_way=gives_way)
+
+
+def _is_overtaken(claim: Claim, now: datetime, *, gives_way: bool) -> bool:
+    mine, place = claim.priority, claim.destination
+    if mine is None or mine == Priority.URGENT:
+        return False
+    due_here = precedence.is_more_urgent_due(place, mine, now)
+    return due_here or (gives_way and precedence.must_give_way(place, now, mine=mine))
 
 
 def spare_expired() -> int:

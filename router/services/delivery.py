@@ -26,6 +26,7 @@ from router.services import (
     liveness,
     outgoing,
     pacing,
+    precedence,
     results,
     slots,
     tallies,
@@ -64,12 +65,13 @@ def drain(destination_id: int, slot_number: int, *, stop: Callable[[], bool]) ->
     row = destination.filter(pk=destination_id).first()
     if row is None or row.version is None or slot_number >= lanes.slots(row):
         return 0
+    gives_way = precedence.has_patience(row, clock.now())
     slot = slots.take(row, slot_number)
     if slot is None:
         _ring_next(row, slot_number)
         return 0
     line = Line()
-    work = _Drain(row, slot, line, stop)
+    work = _Drain(row, slot, line, stop, gives_way=gives_way)
     try:
         with line:
             return work.run()
@@ -102,9 +104,16 @@ class _Drain:
     """
 
     def __init__(
-        self, destination: Destination, slot: LaneSlot, line: Line, stop: Callable[[], bool]
+        self,
+        destination: Destination,
+        slot: LaneSlot,
+        line: Line,
+        stop: Callable[[], bool],
+        *,
+        gives_way: bool,
     ) -> None:
         self._destination, self._slot, self._line, self._stop = destination, slot, line, stop
+        self._gives_way = gives_way
         self._claims: list[Claim] = []
         self._news: list[News] = []
         self._count = 0
@@ -127,10 +136,13 @@ class _Drain:
         """With nothing in hand: tell whether to look for more."""
         if self._is_idle:
             return False
-        if self._must_end():
+        if self._must_end() or self._must_give_way():
             doorbell.ring("deliver", self._destination.pk, self._slot.number)
             return False
         return True
+
+    def _must_give_way(self) -> bool:
+        return self._gives_way and precedence.must_give_way(self._destination, clock.now())
 
     def _must_end(self) -> bool:
         return time.monotonic() - self._started >= DRAIN_SECONDS or self._stop()
@@ -186,6 +198,8 @@ class _Drain:
 
     def _fetch(self, most: int) -> Claim | None:
         try:
+            if self._must_give_way():
+                return None
             return claims.claim(self._destination, self._slot, most=most, beside=True)
         except TROUBLE:
             if connection.in_atomic_block:
@@ -233,7 +247,7 @@ class _Drain:
             return
         self._renewed = time.monotonic()
         try:
-            claims.renew(self._claims, self._slot)
+            claims.renew(self._claims, self._slot, gives_way=self._gives_way)
         except TROUBLE:
             if connection.in_atomic_block:
                 raise
@@ -253,7 +267,7 @@ def _load(claim: Claim, stop: Callable[[], bool]) -> Load:
     assert version is not None  # noqa: S101 - drain() has checked
     context = Context(
         progress=claim.progress,
-        stop=lambda: claim.is_broken or claim.is_outdated or claim.must_end() or stop(),
+        stop=lambda: claim.gives_up or claim.must_end() or stop(),
         abort=claim.must_end,
         echo_first=destination.lane.verified_endpoint != version.endpoint,
     )

@@ -1,7 +1,8 @@
-"""What a person does with items and lanes: retry, hold, release, cancel, resume; each audited.
+"""What a person does with items and lanes: retry, hold, release, prioritise, cancel, resume.
 
-The count that comes back is the count that changed; items that moved on meanwhile are left alone,
-also when two people act on the same ones at once: the second waits, and changes what is left.
+Each is audited. The count that comes back is the count that changed; items that moved on meanwhile
+are left alone, also when two people act on the same ones at once: the second waits, and changes
+what is left.
 """
 
 from django.db import connection, transaction
@@ -10,9 +11,11 @@ from router import doorbell
 from router.models import (
     DecisionOutcome,
     Destination,
+    Job,
     JobItem,
     Lane,
     LaneState,
+    Priority,
     RoutingMark,
     Study,
 )
@@ -35,11 +38,10 @@ def lock(items: JobItemQuerySet) -> None:
             continue
 
 
-def _record(verb: str, count: int, actor: Actor) -> int:
+def _record(verb: str, count: int, actor: Actor, **facts: str) -> int:
     if count:
-        audit.record(
-            f"items.{verb}", actor=actor, code="instances.transferred", details={"count": count}
-        )
+        details = {"count": count, **facts}
+        audit.record(f"items.{verb}", actor=actor, code="instances.transferred", details=details)
     return count
 
 
@@ -71,6 +73,16 @@ def cancel(items: JobItemQuerySet, *, actor: Actor) -> int:
     """Give up items that are neither sent nor being sent."""
     lock(items)
     return _record("cancelled", items.cancel(f"Cancelled by {actor.name}."), actor)
+
+
+@transaction.atomic
+def prioritise(items: JobItemQuerySet, *, priority: Priority, actor: Actor) -> int:
+    """Give unfinished items another priority, and their jobs, so that what comes later has it."""
+    lock(items)
+    _ring(items)
+    mine = Job.objects.filter(pk__in=items.order_by().values("job_id"))
+    mine.exclude(priority=priority).update(priority=priority)
+    return _record("prioritised", items.prioritise(priority), actor, priority=str(priority.label))
 
 
 @transaction.atomic

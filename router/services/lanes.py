@@ -10,7 +10,7 @@ from django.conf import settings
 from router.destinations import windows
 from router.destinations.base import Result
 from router.destinations.fields import seconds
-from router.models import Destination, ItemState, JobItem, Lane, LaneState
+from router.models import Destination, ItemState, JobItem, Lane, LaneState, Priority
 from router.services import clock
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,11 @@ def slots(destination: Destination) -> int:
 def is_ordered(destination: Destination) -> bool:
     """Tell whether the instances of a series leave in the order in which they were chosen."""
     return bool(destination.version and destination.version.settings.get("ordered"))
+
+
+def priority(destination: Destination) -> Priority:
+    """Return the priority of what is chosen for it by rules that say none."""
+    return Priority.of(destination.version.settings.get("urgency") if destination.version else None)
 
 
 def opens_at(destination: Destination) -> datetime | None:

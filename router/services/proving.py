@@ -15,7 +15,15 @@ from functools import partial
 from router import crashpoints, doorbell, stopping
 from router.destinations import KINDS, grades
 from router.destinations.base import Committing, Confirmation, Confirming, Context, Sender
-from router.models import Destination, Lane, LaneSlot, Proof, ProofOutcome, ProofState
+from router.models import (
+    PROOF_SLOT,
+    Destination,
+    Lane,
+    LaneSlot,
+    Proof,
+    ProofOutcome,
+    ProofState,
+)
 from router.services import (
     clock,
     commitments,
@@ -46,7 +54,7 @@ def drain(destination_id: int, *, stop: Callable[[], bool]) -> int:
     """
     rows = Destination.objects.filter(lane__isnull=False).select_related("version", "lane")
     row = rows.filter(pk=destination_id).first()
-    slot = slots.take(row, slots.PROOF) if row is not None and row.version is not None else None
+    slot = slots.take(row, PROOF_SLOT) if row is not None and row.version is not None else None
     if row is None or slot is None:
         return 0
     try:

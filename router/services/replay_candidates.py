@@ -26,7 +26,7 @@ from router.models import (
     Rule,
     TimerItem,
 )
-from router.services import decisions, routing
+from router.services import choosing, decisions, routing
 from router.services.decisions import Arrival, Configuration
 from router.services.replay_selection import CAUSES, Selection
 
@@ -234,4 +234,5 @@ def _choices(arrival: Arrival, config: Configuration) -> list[tuple[str, RuleSpe
             raise
         return None
     group = decisions.Group("", found.chosen, arrivals=[arrival])
-    return decisions.Ruling(group, DecisionPhase.ARRIVAL, found.chosen).choices()
+    ruling = choosing.Ruling(group, DecisionPhase.ARRIVAL, found.chosen)
+    return [(wish.place, wish.spec) for wish in ruling.wishes()]

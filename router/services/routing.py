@@ -22,7 +22,7 @@ from router.models import (
     Trigger,
 )
 from router.models.batches import Update
-from router.services import clock, decisions
+from router.services import choosing, clock, decisions
 from router.services.decisions import Arrival
 
 BATCH = 500
@@ -106,7 +106,7 @@ def _wait_of(tries: int) -> timedelta:
 
 def _write_arrivals(groups: Sequence[decisions.Group], config: decisions.Configuration) -> None:
     rulings = [_on_arrival(group) for group in groups]
-    decided = decisions.decide(rulings, config)
+    decided = choosing.decide(rulings, config)
     _answer(rulings, decided)
     _push_back([arrival for group in groups for arrival in group.arrivals])
     for group in groups:
@@ -115,13 +115,13 @@ def _write_arrivals(groups: Sequence[decisions.Group], config: decisions.Configu
                 _wait(spec, group.arrivals, config)
 
 
-def _on_arrival(group: decisions.Group) -> decisions.Ruling:
+def _on_arrival(group: decisions.Group) -> choosing.Ruling:
     at_once = tuple(spec for spec in group.chosen if spec.on == Trigger.INSTANCE.value)
     waits = len(at_once) < len(group.chosen)
-    return decisions.Ruling(group, DecisionPhase.ARRIVAL, at_once, waits)
+    return choosing.Ruling(group, DecisionPhase.ARRIVAL, at_once, waits)
 
 
-def _answer(rulings: Sequence[decisions.Ruling], decided: Sequence[int]) -> None:
+def _answer(rulings: Sequence[choosing.Ruling], decided: Sequence[int]) -> None:
     """Answer the marks, if they all still wait."""
     final: list[tuple[int, int]] = []
     for_now: list[tuple[int, int]] = []
@@ -238,14 +238,14 @@ def _write_fired(
     if timer.items.count() != len(ids):
         raise Overtaken  # an instance joined meanwhile; the next look takes it along
     rulings = [
-        decisions.Ruling(
+        choosing.Ruling(
             group,
             DecisionPhase.QUIET,
             tuple(spec for spec in group.chosen if spec.name == timer.rule),
         )
         for group in groups
     ]
-    decisions.decide(rulings, config)
+    choosing.decide(rulings, config)
     timer.items.all().delete()
     _forget_headers(groups)
 

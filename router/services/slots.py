@@ -1,7 +1,7 @@
 """Slots: how many may work for one destination at a time; each is leased by a drain.
 
-Numbers from 0 are of deliveries, as many as the destination allows; one more is of the questions
-for proof, so that those never take an association from a delivery.
+Numbers from 0 are of deliveries, as many as the destination allows; one more (`PROOF_SLOT`) is of
+the questions for proof, so that those never take an association from a delivery.
 """
 
 from django.db.models import Q
@@ -10,9 +10,6 @@ from router.models import Destination, LaneSlot
 from router.services import clock, liveness
 from router.services.claims import LEASE
 
-PROOF = 100
-"""The number of the slot for proofs; deliveries have 16 at most."""
-
 
 def take(destination: Destination, number: int) -> LaneSlot | None:
     """Take a slot; None when another has it."""
@@ -20,7 +17,7 @@ def take(destination: Destination, number: int) -> LaneSlot | None:
     now = clock.now()
     owner = liveness.new_name()
     free = LaneSlot.objects.filter(Q(owner="") | Q(lease_until__lt=now), pk=slot.pk)
-    if not free.update(owner=owner, lease_until=now + LEASE):
+    if not free.update(owner=owner, lease_until=now + LEASE, taken_at=now):
         return None
     slot.owner = owner
     return slot

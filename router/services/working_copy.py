@@ -134,6 +134,7 @@ def _rule(row: Rule) -> document.Rule:
         on=row.trigger,
         quiet=row.quiet_seconds,
         transform=row.transform,
+        urgency=row.urgency,
         stop=row.stop,
     )
 
@@ -187,6 +188,7 @@ def _put_rule(one: document.Rule) -> None:
             "quiet_seconds": one.quiet,
             "send": list(one.send),
             "transform": one.transform,
+            "urgency": one.urgency,
             "stop": one.stop,
         },
     )

@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from pydicom.uid import UID
 from pydicom.valuerep import PersonName
 
-from router.models import Study
+from router.models import Priority, Study
 from router.services import clock
 
 register = template.Library()
@@ -61,6 +61,9 @@ STATES: dict[str, tuple[str, str]] = {
     "archived": ("kept, no rule", "inbox"),
     "unmatched": ("no rule took it", "pause"),
     "undecided": ("not decided yet", "clock"),
+    "urgent": ("urgent", "arrow-up"),
+    "normal": ("normal priority", "info"),
+    "low": ("low priority", "arrow-down"),
 }
 
 
@@ -87,6 +90,15 @@ def state(key: str, count: int | None = None, word: str = "") -> SafeString:
         "" if count is None else f"{count:,} ",
         text,
     )
+
+
+@register.simple_tag
+def priority(value: int) -> SafeString:
+    """Return the chip of a priority, nothing for the usual one."""
+    found = Priority(value)
+    if found == Priority.NORMAL:
+        return SafeString("")
+    return format_html(" {}", state(found.label.lower()))
 
 
 @register.simple_tag

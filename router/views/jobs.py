@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from django.contrib import messages
 from django.db.models import Count, QuerySet
@@ -11,7 +12,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
 from router.forms import JobFilter
-from router.models import Attempt, ItemState, JobItem, Permission
+from router.models import Attempt, ItemState, JobItem, Permission, Priority
 from router.models.jobs import JobItemQuerySet
 from router.services import access, audit, jobs, timeline, visibility
 from router.services.access import requires
@@ -23,8 +24,15 @@ SORTS = {"created": "id", "rule": "rule"}
 ITEM_SORTS = {"created": "id", "state": "state"}
 HEADS = (
     "Job", "Study Instance UID", "Accession number", "Patient ID", "Destination", "Rule", "Cause",
-    "SOP Instance UID", "State", "Tries", "Reason", "Proof", "Chosen", "Finished",
+    "SOP Instance UID", "State", "Priority", "Tries", "Reason", "Proof", "Chosen", "Finished",
 )  # fmt: skip
+
+UNFINISHED = (S.PENDING, S.WAITING, S.LEASED, S.PARKED, S.HELD)
+PRECEDENCE = {
+    Priority.URGENT: "They go before all that is normal or low and waits for the same place.",
+    Priority.NORMAL: "They go by their age, after what is urgent and before what is low.",
+    Priority.LOW: "They go when nothing else waits; one of eight turns is theirs in any case.",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,12 @@ class Action:
     run: Callable[..., int]
     consequence: str
     done: str
+    adjective: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its button says."""
+        return f"{self.verb} {self.adjective}".strip()
 
 
 ACTIONS = {
@@ -60,6 +74,17 @@ ACTIONS = {
         "They are sent to the destination's address of today.",
         "released",
     ),
+    **{
+        priority.label.lower(): Action(
+            "Make",
+            UNFINISHED,
+            partial(jobs.prioritise, priority=priority),
+            PRECEDENCE[priority],
+            f"{priority.label.lower()} now",
+            adjective=priority.label.lower(),
+        )
+        for priority in Priority
+    },
     "cancel": Action(
         "Cancel",
         (S.PENDING, S.WAITING, S.HELD, S.PARKED),
@@ -95,7 +120,7 @@ def listing(request: HttpRequest) -> HttpResponseBase:
 
 
 def _totals(items: JobItemQuerySet) -> list[tuple[str, int]]:
-    unfinished = items.filter(state__in=[S.PENDING, S.WAITING, S.LEASED, S.PARKED, S.HELD])
+    unfinished = items.filter(state__in=UNFINISHED)
     counts = {
         row["state"]: row["count"]
         for row in unfinished.values("state").annotate(count=Count("pk")).order_by()
@@ -211,6 +236,7 @@ def _cells(item: JobItem, *, clear: bool) -> tuple[object, ...]:
         item.get_cause_display(),
         item.instance.sop_instance_uid,
         item.get_state_display(),
+        item.get_priority_display(),
         item.tries,
         item.reason,
         item.proof,

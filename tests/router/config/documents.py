@@ -17,6 +17,7 @@ from router.config.document import (
     Source,
 )
 from router.config.tree import Data
+from router.destinations.fields import URGENCIES
 from router.models import DuplicatePolicy, Permission, RuleState, Trigger, Unmatched
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
@@ -101,6 +102,7 @@ def destinations(draw: st.DrawFn, name: str, number: int) -> Destination:
             "path": draw(st.sampled_from(["/srv/out", "/srv/é #1: x", "/0"])),
             "mode": draw(st.sampled_from(["0640", "600"])),
         }
+    given["urgency"] = draw(st.sampled_from(URGENCIES))
     given["associations"] = draw(st.integers(1, 16))
     given["outcomes"] = draw(st.sampled_from([{}, {"B007": "delivered"}, {"A7xx": "data_error"}]))
     canonical = settings.canonical(kind, given)
@@ -120,6 +122,7 @@ def rules(draw: st.DrawFn, name: str, places: list[str]) -> Rule:
         when=draw(conditions),
         on=draw(st.sampled_from(Trigger.values)),
         quiet=draw(st.none() | seconds),
+        urgency=draw(st.sampled_from(["", *URGENCIES])),
         stop=draw(st.booleans()),
     )
 

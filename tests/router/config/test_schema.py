@@ -94,6 +94,8 @@ roles:
         ("enabled: false", "enabled", False),
         ("transform: none", "transform", ""),
         ("state: shadow", "state", "shadow"),
+        ("urgency: urgent", "urgency", "urgent"),
+        ("stop: false", "urgency", ""),
     ],
 )
 def test_keys_of_a_rule(text: str, field: str, value: object) -> None:
@@ -192,6 +194,10 @@ WRONG = [
     (
         "version: 1\nrules: [{name: r, send: [], transform: deid}]",
         "rules[0].transform: 'deid' is unknown; expected one of: none",
+    ),
+    (
+        "version: 1\nrules: [{name: r, send: [], urgency: high}]",
+        "rules[0].urgency: 'high' is unknown; expected one of: urgent, normal, low",
     ),
     (
         "version: 1\nrules: [{name: r, send: [], when: }]",

@@ -13,6 +13,7 @@ from router.models import (
     Instance,
     ItemState,
     JobItem,
+    Priority,
     Receipt,
     RoutingMark,
     Study,
@@ -40,8 +41,8 @@ class Explained(Protocol):
     def explain(self) -> str: ...
 
 
-def _copy(row: models.Model, changes: Mapping[str, str]) -> None:
-    """Copy a row ROWS times; `changes` are columns as SQL over the running number `i`."""
+def _copy(row: models.Model, changes: Mapping[str, str], *, rows: int = ROWS) -> None:
+    """Copy a row; `changes` are columns as SQL over the running number `i`."""
     table = row._meta.db_table
     columns = [field.column for field in row._meta.concrete_fields]
     values = {"id": f"{BASE} + i", **changes}
@@ -50,7 +51,7 @@ def _copy(row: models.Model, changes: Mapping[str, str]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < "  # noqa: S608
-            f"{ROWS}) INSERT INTO {table} ({names}) SELECT {chosen} FROM {table}, n "
+            f"{rows}) INSERT INTO {table} ({names}) SELECT {chosen} FROM {table}, n "
             f"WHERE {table}.id = {row.pk}"
         )
 
@@ -108,8 +109,12 @@ def _queries(pacs: Destination) -> dict[str, tuple[Explained, str]]:
         "marks to be decided": (RoutingMark.objects.due(now).oldest_first()[:500], ""),
         "is a mark to be decided": (RoutingMark.objects.due(now)[:1], ""),
         "is anything due": (items.due(now).order_by()[:1], "item_"),
-        "the oldest due item": (items.due(now).oldest_first()[:1], "item_"),
-        "the claim": (items.due(now).filter(lost=0).oldest_first()[:100], "item_"),
+        "the claim": (items.due(now).in_turn()[:100], "item_"),
+        "the claim of what is low": (
+            items.due(now).filter(priority=Priority.LOW).in_turn()[:100],
+            "item_",
+        ),
+        "is more urgent due": (items.due(now).filter(priority__lt=Priority.LOW)[:1], "item_"),
         "expired leases": (
             JobItem.objects.expired(now).order_by("lease_until")[:500],
             "item_leased",
@@ -153,6 +158,27 @@ def test_hot_queries_use_an_index(pacs: Destination) -> None:
 
 def test_a_plan_that_reads_a_whole_table_is_noticed(pacs: Destination) -> None:
     assert _objection(Study.objects.filter(study_description="x"), "")
+
+
+def test_a_claim_of_fifty_thousand_waiting_items_sorts_nothing() -> None:
+    """By priority and age, each claim reads what it takes and no more, on both databases."""
+    item = factories.item()
+    _copy(item.job, {"key": "'k' || i"}, rows=100_000)
+    done = {"state": "'delivered'", "finished_at": "created_at"}
+    waits = {
+        name: f"CASE WHEN i <= 50000 THEN {value} ELSE {name} END" for name, value in done.items()
+    }
+    spread = {"job_id": f"{BASE} + i", "priority": "1 + i % 3", "cause": "'manual'"}
+    _copy(item, spread | waits, rows=100_000)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    due = JobItem.objects.filter(destination=item.destination).due(clock.now())
+    for claim in (due.in_turn(), due.filter(priority=Priority.LOW).in_turn()):
+        plan = claim[:100].explain()
+        assert "item_due" in plan
+        assert not re.search(r"\bSort\b|TEMP B-TREE", plan), plan
+        priorities = list(claim.values_list("priority", flat=True)[:100])
+        assert len(set(priorities)) == 1
 
 
 def _run(site: Site) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from router.models import (
     JobItem,
     Lane,
     LaneState,
+    Priority,
     RoutingMark,
 )
 from router.models.jobs import JobItemQuerySet
@@ -41,6 +42,28 @@ VERBS: dict[str, tuple[Verb, set[ItemState], ItemState, bool]] = {
     ),
 }
 """By audit event: the verb, where it is allowed, where it leads, and whether it rings."""
+
+
+def test_a_priority_is_that_of_the_job_and_of_what_is_not_finished() -> None:
+    job = factories.job()
+    items = {state: factories.item(job, state=state) for state in S}
+    other = factories.item()
+    urgent = Priority.URGENT
+
+    count = jobs.prioritise(JobItem.objects.filter(job=job), priority=urgent, actor=ANN)
+
+    finished = {S.DELIVERED, S.DELIVERED_WITH_WARNING, S.CANCELLED}
+    found = {state: JobItem.objects.get(pk=item.pk).priority for state, item in items.items()}
+    assert found == {state: Priority.NORMAL if state in finished else urgent for state in S}
+    assert count == len(S) - len(finished)
+    job.refresh_from_db()
+    other.refresh_from_db()
+    assert (job.priority, other.priority) == (urgent, Priority.NORMAL)
+    audited = AuditEvent.objects.get()
+    assert audited.event == "items.prioritised"
+    assert audited.details == {"count": count, "priority": "Urgent"}
+    again = jobs.prioritise(JobItem.objects.filter(job=job), priority=urgent, actor=ANN)
+    assert (again, AuditEvent.objects.count()) == (0, 1)
 
 
 @pytest.mark.parametrize("event", VERBS)

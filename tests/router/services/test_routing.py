@@ -130,6 +130,55 @@ def test_one_rule_to_many_destinations(site: Site) -> None:
     _balanced()
 
 
+# --- priority -------------------------------------------------------------------------------------
+def _priorities() -> dict[str, tuple[int, set[int]]]:
+    """Return, by destination, the priority of its job and those of its items."""
+    return {
+        job.destination.name: (
+            job.priority,
+            set(job.items.values_list("priority", flat=True)),
+        )
+        for job in Job.objects.select_related("destination")
+    }
+
+
+def test_a_job_is_as_urgent_as_its_rule_says_or_else_its_destination(site: Site) -> None:
+    factories.destination("night", settings={"urgency": "low"})
+    factories.rule("plain", send=["pacs", "night"])
+    factories.rule("stroke", send=["disk"], urgency="urgent")
+    _arrive(site, 1, 2)
+    assert _priorities() == {"pacs": (2, {2}), "night": (3, {3}), "disk": (1, {1})}
+
+
+def test_of_two_rules_the_more_urgent_counts(site: Site) -> None:
+    factories.rule("first", send=["pacs", "disk"], urgency="low", priority=1)
+    factories.rule("second", send=["pacs"], urgency="urgent", priority=2)
+    factories.rule("third", send=["disk"], priority=3)  # as the destination has it
+    _arrive(site, 1)
+    assert _priorities() == {"pacs": (1, {1}), "disk": (2, {2})}
+
+
+def test_what_waits_is_hurried_when_a_more_urgent_rule_joins_it(site: Site, forward: Any) -> None:
+    factories.rule("at-once", send=["pacs"], urgency="low", priority=1)
+    factories.rule("whole", send=["pacs"], urgency="urgent", trigger="study", priority=2)
+    _arrive(site, 1, 2)
+    JobItem.objects.filter(instance__sop_instance_uid__endswith=".1").update(state="cancelled")
+    assert _priorities() == {"pacs": (3, {3})}
+    forward(seconds=61)
+    assert routing.fire_timers() == 1
+    rows = JobItem.objects.values_list("state", "priority")
+    assert sorted(rows) == [("cancelled", 3), ("pending", 1)]
+    _balanced()
+
+
+def test_what_comes_later_has_the_priority_that_a_person_gave_the_job(site: Site) -> None:
+    factories.rule("all", send=["pacs"])
+    _arrive(site, 1)
+    Job.objects.update(priority=1)
+    _arrive(site, 2)
+    assert _priorities() == {"pacs": (1, {1, 2})}
+
+
 def test_two_rules_to_one_destination_send_once(site: Site) -> None:
     factories.rule("first", send=["pacs"], priority=1)
     factories.rule("second", send=["pacs", "disk"], priority=2)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from django.test import Client
 
-from router.models import Instance, ItemState, JobItem, Lane, Study
+from router.models import Instance, ItemState, JobItem, Lane, Priority, Study
 from tests import factories
 
 ClientFor = Callable[..., Client]
@@ -50,6 +50,27 @@ def test_action_touches_only_the_states_it_names(
     assert states(items) == {state: changed.get(state, state) for state in ItemState.values}
     noun = "object is" if len(changed) == 1 else "objects are"
     assert f"{len(changed)} {noun}" in done.content.decode()
+
+
+@pytest.mark.django_db
+def test_a_job_is_made_urgent_and_found_by_that(
+    client_for: ClientFor, items: list[JobItem]
+) -> None:
+    client = client_for("operator")
+    unfinished = sum(
+        item.state in {"pending", "waiting", "leased", "parked", "held"} for item in items
+    )
+
+    asked = client.get("/jobs/confirm/?action=urgent&all=1").content.decode()
+    done = client.post("/jobs/apply/", {"action": "urgent", "all": "1"}, follow=True)
+
+    assert f"Make {unfinished} objects urgent for pacs?" in asked
+    assert f"{unfinished} objects are urgent now." in done.content.decode()
+    assert JobItem.objects.filter(priority=Priority.URGENT).count() == unfinished
+    assert "state-urgent" in client.get("/jobs/").content.decode()
+    found = client.get("/jobs/?priority=1").context["rows"]
+    assert len(found) == unfinished
+    assert not client.get("/jobs/?priority=3").context["rows"]
 
 
 @pytest.mark.django_db
