@@ -21,12 +21,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from router import durable
 from router.dicom import part10
-from router.dicom.errors import MalformedDataSet
-from router.dicom.part10 import FileMeta
 from router.facts import AssociationFacts, Counts, Duplicates, EndFacts, Origin
 from router.owners import Owner, Owners
 from router.spool_file import (
@@ -36,7 +34,9 @@ from router.spool_file import (
     SpoolError,
     SpoolFile,
     SpoolFull,
+    difference,
     make_parts,
+    read_own_meta,
     settle_part,
     sha256_of,
     spool_error,
@@ -169,10 +169,10 @@ class Inbox:
         receipt_id, sha256 = path.stem.split(".")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            meta, damage = _read_meta(file, receipt_id)
+            meta, damage = read_own_meta(file, receipt_id)
             if verify or damage:
                 found = sha256_of(file, meta.offset)
-                damage = damage or _difference(sha256, found)
+                damage = damage or difference(sha256, found)
                 sha256 = found
         if damage:
             log.error("inbox.object_damaged", extra={"path": str(path), "error": damage})
@@ -330,39 +330,6 @@ class Spool:
             durable.make_folder(self.root)
             status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
-
-
-def _read_meta(file: BinaryIO, receipt_id: str) -> tuple[FileMeta, str]:
-    """The file meta that we wrote, and '', or a stand-in and what is wrong with it.
-
-    The stand-in's UID is derived from our receipt (PS3.5 B.2) and all bytes count as data.
-    """
-    stand_in = FileMeta("", f"2.25.{int(receipt_id, 16)}", "", 0)
-    try:
-        meta = part10.read_meta(file)
-        file.seek(0)
-        if file.read(meta.offset) == _written(meta):
-            return meta, ""
-    except MalformedDataSet as error:
-        return stand_in, f"its file meta: {error}"
-    except UnicodeEncodeError:  # a UID with other characters than we write
-        pass
-    return stand_in, "its file meta is not what was written"
-
-
-def _written(meta: FileMeta) -> bytes:
-    return part10.file_meta(
-        sop_class_uid=meta.sop_class_uid,
-        sop_instance_uid=meta.sop_instance_uid,
-        transfer_syntax=meta.transfer_syntax,
-        seal=meta.seal,
-    )
-
-
-def _difference(promised: str, found: str) -> str:
-    if promised == found:
-        return ""
-    return f"SHA-256 is {found[:16]}…, acknowledged was {promised[:16]}…"
 
 
 def _write_stand_in(folder: Path) -> None:

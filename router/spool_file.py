@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from router import crashpoints
 from router.dicom import header, part10
 from router.dicom.errors import MalformedDataSet
+from router.dicom.part10 import FileMeta
 from router.facts import AssociationFacts
 
 if TYPE_CHECKING:
@@ -264,6 +265,40 @@ def _sealed(file: BinaryIO) -> str:
     size, digest = part10.SEAL.unpack(meta.seal)
     is_whole = os.fstat(file.fileno()).st_size >= meta.offset + size
     return digest.hex() if is_whole else ""
+
+
+def read_own_meta(file: BinaryIO, receipt_id: str) -> tuple[FileMeta, str]:
+    """The file meta that we wrote, and '', or a stand-in and what is wrong with it.
+
+    The stand-in's UID is derived from our receipt (PS3.5 B.2) and all bytes count as data.
+    """
+    stand_in = FileMeta("", f"2.25.{int(receipt_id, 16)}", "", 0)
+    try:
+        meta = part10.read_meta(file)
+        file.seek(0)
+        if file.read(meta.offset) == _written(meta):
+            return meta, ""
+    except MalformedDataSet as error:
+        return stand_in, f"its file meta: {error}"
+    except UnicodeEncodeError:  # a UID with other characters than we write
+        pass
+    return stand_in, "its file meta is not what was written"
+
+
+def _written(meta: FileMeta) -> bytes:
+    return part10.file_meta(
+        sop_class_uid=meta.sop_class_uid,
+        sop_instance_uid=meta.sop_instance_uid,
+        transfer_syntax=meta.transfer_syntax,
+        seal=meta.seal,
+    )
+
+
+def difference(promised: str, found: str) -> str:
+    """Say that bytes have another SHA-256 than was acknowledged; '' when they have not."""
+    if promised == found:
+        return ""
+    return f"SHA-256 is {found[:16]}…, acknowledged was {promised[:16]}…"
 
 
 def _open(path: Path, flags: int = 0) -> int:
