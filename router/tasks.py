@@ -5,7 +5,6 @@ The rows are the truth. A task first answers its bell, so that a ring from then 
 
 import logging
 import time
-from datetime import timedelta
 
 from django.conf import settings
 from django.db import OperationalError, close_old_connections
@@ -25,15 +24,13 @@ from router.services import (
     replays,
     routing,
     turns,
+    upkeep,
 )
 from router.services.outages import TROUBLE
 
 log = logging.getLogger(__name__)
 
 ROUTE_SECONDS = 20.0
-SWEEP_BEATS = timedelta(seconds=5)
-SWEEP_SILENT = timedelta(seconds=20)
-"""A sweep that comes so long after the one before follows an outage; a lease outlives a shorter."""
 PLAN_SECONDS = 20.0
 PROVERS = max(1, settings.WORKERS // 4)
 """Processes that may wait for the answers to questions at a time: the others deliver."""
@@ -149,8 +146,7 @@ def _sweep() -> None:
 
 
 def _spare_after_silence() -> None:
-    """Where no sweep came for long, the database was away, for those who renew leases too."""
-    if not heartbeats.is_alive("sweep", within=SWEEP_SILENT):
+    """After a silence: the database was away, for those who renew leases too."""
+    if upkeep.was_silent():
         claims.spare_expired()
-    if not heartbeats.is_alive("sweep", within=SWEEP_BEATS):
-        heartbeats.beat("sweep")
+    upkeep.show_database()

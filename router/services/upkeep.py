@@ -6,10 +6,13 @@ from django.db import connection
 from django_q.models import Task
 
 from router.models import Heartbeat, ItemState, JobItem, LaneSlot
-from router.services import clock, liveness, proofs
+from router.services import clock, heartbeats, liveness, proofs
 
 FORGET_AFTER = timedelta(minutes=2)
 KEEP_FAILURES = timedelta(days=7)
+SWEEP_BEATS = timedelta(seconds=5)
+SWEEP_SILENT = timedelta(seconds=20)
+"""Silence of so long means that the database was away; a lease outlives a shorter one."""
 
 
 def checkpoint() -> None:
@@ -18,6 +21,23 @@ def checkpoint() -> None:
         return
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def was_silent() -> bool:
+    """Tell whether no sign of a database that is there was written for long."""
+    return not heartbeats.is_alive("sweep", within=SWEEP_SILENT)
+
+
+def show_database() -> None:
+    """Write a sign that the database is there, every 5 s."""
+    if not heartbeats.is_alive("sweep", within=SWEEP_BEATS):
+        heartbeats.beat("sweep")
+
+
+def keep_from_silence() -> None:
+    """Write that sign while a sweep waits behind busy workers; to end a silence is the sweep's."""
+    if not was_silent():
+        show_database()
 
 
 def forget_old_heartbeats() -> None:

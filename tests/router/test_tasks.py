@@ -20,7 +20,7 @@ from router.models import (
     LedgerCheck,
     QuietTimer,
 )
-from router.services import claims, clock, heartbeats, indexing, routing
+from router.services import claims, clock, heartbeats, indexing, routing, upkeep
 from tests import factories
 from tests.intake import Site, image
 
@@ -198,7 +198,7 @@ def test_sweep_after_an_outage_spares_the_leases_that_nobody_could_renew() -> No
     LaneSlot.objects.create(
         destination=item.destination, number=0, owner="s", lease_until=item.lease_until
     )
-    seconds = tasks.SWEEP_SILENT.total_seconds() + 1
+    seconds = upkeep.SWEEP_SILENT.total_seconds() + 1
 
     with clock.shifted(timedelta(seconds=seconds)):
         tasks.sweep()
@@ -217,9 +217,36 @@ def test_sweep_after_an_outage_spares_the_leases_that_nobody_could_renew() -> No
             assert (item.state == ItemState.LEASED) is (number < 3)
 
 
+def test_a_sweep_that_waited_behind_busy_workers_takes_back_what_was_lost() -> None:
+    """It is late, but the watchdog saw the database all the time: there was no outage."""
+    tasks.sweep()
+    item = _expired()
+
+    for seconds in range(0, 45, 5):
+        with clock.shifted(timedelta(seconds=seconds)):
+            upkeep.keep_from_silence()
+    with clock.shifted(timedelta(seconds=45)):
+        tasks.sweep()
+
+    item.refresh_from_db()
+    assert (item.state, item.lost) == (ItemState.PENDING, 1)
+
+
+def test_the_watchdog_leaves_the_end_of_an_outage_to_the_sweep() -> None:
+    tasks.sweep()
+    item = _expired()
+
+    with clock.shifted(upkeep.SWEEP_SILENT + timedelta(seconds=1)):
+        upkeep.keep_from_silence()
+        tasks.sweep()
+
+    item.refresh_from_db()
+    assert (item.state, item.lost) == (ItemState.LEASED, 0)
+
+
 def test_an_outage_that_ends_a_lease_is_long_enough_to_be_noticed() -> None:
     shortest = claims.LEASE.total_seconds() - claims.RENEW_SECONDS
-    assert tasks.SWEEP_SILENT.total_seconds() < shortest
+    assert upkeep.SWEEP_SILENT.total_seconds() < shortest
 
 
 def test_sweep_outlives_a_database_that_is_away() -> None:

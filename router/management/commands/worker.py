@@ -81,6 +81,7 @@ class Watchdog:
         if self._child is None or self._child.poll() is not None or self._is_deaf():
             self._restart()
         doorbell.ring("sweep")
+        upkeep.keep_from_silence()
         if time.monotonic() >= self._canary_at:
             self._canary_at = time.monotonic() + CANARY_SECONDS
             doorbell.ring("canary")

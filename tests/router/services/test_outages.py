@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from router import tasks
 from router.models import AttemptOutcome, ItemState, JobItem, LaneSlot
-from router.services import claims, delivery, heartbeats, outages
+from router.services import claims, delivery, heartbeats, outages, upkeep
 from tests import deliveries
 from tests.outages import outage
 from tests.sinks import Sink
@@ -89,7 +89,7 @@ def test_what_was_delivered_in_an_outage_longer_than_a_lease_is_not_sent_again(
     """The first to come when the database is back is a sweep; the drain looks twice a second."""
     monkeypatch.setattr(claims, "LEASE", timedelta(seconds=1.5))
     monkeypatch.setattr(claims, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(tasks, "SWEEP_SILENT", timedelta(seconds=1))
+    monkeypatch.setattr(upkeep, "SWEEP_SILENT", timedelta(seconds=1))
     deliveries.fresh_storage(settings, tmp_path)
     with _Telling() as sink:
         pacs = deliveries.node(sink.settings)
