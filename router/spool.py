@@ -106,7 +106,9 @@ class Inbox:
             seal=part10.NO_SEAL,
         )
         uids = (sop_class_uid, sop_instance_uid, transfer_syntax)
-        return SpoolFile(self, self._parts.pop(), meta=meta, uids=uids)
+        file = SpoolFile(self, self._parts[-1], meta=meta, uids=uids)
+        self._parts.pop()  # only now: one that could not be opened serves the next object
+        return file
 
     def closed(self, ended_at: datetime, reason: str, counts: Counts) -> None:
         """Note how the association ended, for an adopter; let go of the folder."""
@@ -143,19 +145,19 @@ class Inbox:
             except FileNotFoundError:
                 continue
 
-    def settle_parts(self) -> None:
-        """Keep the parts that are whole, remove the others. Only by `Spool.adopt`.
+    def settle_parts(self) -> bool:
+        """Keep the parts that are whole, remove the others. Only for who adopted the folder.
 
-        One that cannot be read now stays a part: whoever adopts the folder next tries again.
+        False when one cannot be read now: it stays a part, and is to be settled again.
         """
-        parts = [path for path in _entries(self.folder) if path.suffix == PART_SUFFIX]
-        for path in parts:
+        is_settled = True
+        for path in [path for path in _entries(self.folder) if path.suffix == PART_SUFFIX]:
             try:
                 settle_part(path)
             except OSError as error:
+                is_settled = False
                 log.error("inbox.part_unreadable", extra={"path": str(path), "error": str(error)})
-        if parts:
-            durable.sync_folder(self.folder)
+        return is_settled
 
     def remove_if_empty(self) -> bool:
         """Remove the folder when it holds no object, arriving or acknowledged."""
@@ -194,18 +196,18 @@ class Inbox:
         """Make the folder with its facts in it, durable, in one step that others can see."""
         if self._fd >= 0:
             return
-        fresh = self.folder.with_name(f"{NEW_PREFIX}{self.folder.name}")
+        made = self.folder.with_name(f"{NEW_PREFIX}{self.folder.name}")
         try:
             durable.make_folder(self.folder.parent)
-            fresh.mkdir()
-            self._parts = make_parts(fresh, self._ahead)
-            durable.write(fresh / FACTS, self._facts_json(self.owner))
-            fresh.rename(self.folder)
+            made.mkdir()
+            self._parts = make_parts(made, self._ahead)
+            durable.write(made / FACTS, self._facts_json(self.owner))
+            made = made.rename(self.folder)
             durable.sync_folder(self.folder.parent)
             self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             self._parts = []
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
             raise spool_error(error) from error
 
     def _make_parts(self) -> None:
@@ -286,11 +288,11 @@ class Spool:
             try:
                 Inbox.read(folder)
             except (FileNotFoundError, ValueError):
-                if any(_OBJECT_NAME.fullmatch(path.name) for path in _entries(folder)):
+                if any(map(_may_be_object, _entries(folder))):
                     _write_stand_in(folder)
 
     def adopt(self, inbox: Inbox) -> bool:
-        """Make an abandoned inbox ours; keep what is whole in it and drop the rest.
+        """Make an abandoned inbox ours; its parts are still to be settled.
 
         False when another process was quicker or the owner lives after all.
         """
@@ -304,7 +306,6 @@ class Spool:
             if current.owner != inbox.owner:
                 return False
             inbox.take_over(self._owners.me())
-        inbox.settle_parts()
         return True
 
     def remove_finished(self, association_id: str) -> bool:
@@ -349,6 +350,14 @@ def _write_stand_in(folder: Path) -> None:
         (folder / FACTS).rename(folder / f"{FACTS}.damaged")
     Inbox(folder, facts, _NOBODY).take_over(_NOBODY)
     log.error("inbox.facts_lost", extra={"association": folder.name})
+
+
+def _may_be_object(path: Path) -> bool:
+    if _OBJECT_NAME.fullmatch(path.name):
+        return True
+    with suppress(FileNotFoundError):
+        return path.suffix == PART_SUFFIX and path.stat().st_size > 0
+    return False
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -257,7 +257,7 @@ def settle_part(path: Path) -> bool:
 def _sealed(file: BinaryIO) -> str:
     """The SHA-256 in a part's seal; '' when the part is not whole."""
     try:
-        meta = part10.read_meta(file)
+        meta = part10.read_meta(file, ours=True)
     except MalformedDataSet:
         return ""
     if len(meta.seal) != part10.SEAL.size or meta.seal == part10.NO_SEAL:
@@ -274,7 +274,7 @@ def read_own_meta(file: BinaryIO, receipt_id: str) -> tuple[FileMeta, str]:
     """
     stand_in = FileMeta("", f"2.25.{int(receipt_id, 16)}", "", 0)
     try:
-        meta = part10.read_meta(file)
+        meta = part10.read_meta(file, ours=True)
         file.seek(0)
         if file.read(meta.offset) == _written(meta):
             return meta, ""

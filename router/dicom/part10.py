@@ -87,16 +87,18 @@ def _sealed(seal: bytes) -> bytes:
     return _CREATOR + _LONG.pack(0x0002, 0x0102, b"OB", 0, len(seal)) + seal
 
 
-def read_meta(file: BinaryIO) -> FileMeta:
+def read_meta(file: BinaryIO, *, ours: bool = False) -> FileMeta:
     """The file meta of any Part 10 file, also of one without preamble or without meta.
 
-    Where no transfer syntax is given it is guessed from the first element of the data set. Raises
-    MalformedDataSet when the bytes are no DICOM.
+    Where no transfer syntax is given it is guessed from the first element of the data set. Of
+    `ours` we know where it ends, even where the data set begins with elements of group 2 as well.
+    Raises MalformedDataSet when the bytes are no DICOM.
     """
     file.seek(0)
     head = file.read(_META_LIMIT)
     start = 132 if head[128:132] == b"DICM" else 4 if head[:4] == b"DICM" else 0
-    found, offset = _read_group(head, start)
+    group = head[: _declared_end(head, start)] if ours else head
+    found, offset = _read_group(group, start)
     sop_class_uid, sop_instance_uid, transfer_syntax, creator = (
         _text(found.get(number, b"")) for number in (0x0002, 0x0003, 0x0010, 0x0100)
     )
@@ -105,8 +107,16 @@ def read_meta(file: BinaryIO) -> FileMeta:
     return FileMeta(sop_class_uid, sop_instance_uid, syntax, offset, seal)
 
 
+def _declared_end(head: bytes, start: int) -> int:
+    """Where group 2 ends by its group length."""
+    first = head[start : start + _GROUP_LENGTH.size]
+    if len(first) < _GROUP_LENGTH.size:
+        return len(head)
+    return start + len(first) + int(_GROUP_LENGTH.unpack(first)[-1])
+
+
 def _read_group(head: bytes, offset: int) -> tuple[dict[int, bytes], int]:
-    """Walk group 2 by its tags: the declared group length of many writers is wrong."""
+    """Walk group 2 by its tags: the declared group length of other writers may be wrong."""
     found: dict[int, bytes] = {}
     while head[offset : offset + 2] == b"\x02\x00":
         number, value, offset = _read_element(head, offset)

@@ -5,7 +5,6 @@ reads it wherever it lies. Every entry point uses these, so routing, audit and p
 bypassed.
 """
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -80,41 +79,29 @@ def _compare(structure: Structure, sop_class_uid: str, sop_instance_uid: str) ->
 def opened(instance: Instance) -> BinaryIO:
     """Open an object's Part 10 file: in its final place, else in the inbox.
 
-    It may be moved from the one to the other between the two looks, so the third is again at the
-    final place; no file ever moves back.
+    Files move on meanwhile and never back, so the looks follow their way: first name, which one
+    has again after a power cut until its inbox is adopted; name in the inbox; final place.
 
     Raises:
         FileNotFoundError: the bytes are in neither place.
     """
     with suppress(FileNotFoundError):
         return storage.objects().open(instance.location)
-    with suppress(FileNotFoundError):
-        return _inbox_path(instance).open("rb")
+    for path in _inbox_paths(instance):
+        with suppress(FileNotFoundError):
+            return path.open("rb")
     return storage.objects().open(instance.location)
 
 
-def stored_size(instance: Instance) -> int:
-    """Return the length of an object's Part 10 file, wherever it is now.
-
-    Raises:
-        FileNotFoundError: the bytes are in neither place.
-    """
-    with suppress(FileNotFoundError):
-        return storage.objects().size(instance.location)
-    with suppress(FileNotFoundError):
-        return _inbox_path(instance).stat().st_size
-    return storage.objects().size(instance.location)
-
-
-def _inbox_path(instance: Instance) -> Path:
-    """Return where an object's file was received. Raises FileNotFoundError: nobody knows."""
-    folders = Receipt.objects.filter(uid=instance.file_id).values_list("association__uid")
-    for (uid,) in folders:
-        folder = Path(settings.SPOOL_DIR) / "inbox" / str(uid)
-        path = folder / f"{instance.file_id}.{instance.sha256}.dcm"
-        # After a power cut an object has its first name again until its inbox is adopted.
-        return path if path.exists() else folder / f"{instance.file_id}.part"
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), instance.file_id)
+def _inbox_paths(instance: Instance) -> list[Path]:
+    """Return the names under which an object's file may lie where it was received."""
+    receipts = Receipt.objects.filter(uid=instance.file_id)
+    folders = [
+        Path(settings.SPOOL_DIR) / "inbox" / str(uid)
+        for uid in receipts.values_list("association__uid", flat=True)
+    ]
+    names = (f"{instance.file_id}.part", f"{instance.file_id}.{instance.sha256}.dcm")
+    return [folder / name for folder in folders for name in names]
 
 
 def header_of(instance: Instance) -> Header:

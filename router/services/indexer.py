@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from django.db import DatabaseError, IntegrityError, close_old_connections, connection, transaction
@@ -216,23 +216,22 @@ class Indexer:
         is indexed: the database may be away in between.
         """
         for inbox in self.spool.abandoned():
-            if self.spool.adopt(inbox):
-                self._adopted[inbox.facts.id] = inbox
+            with _or_later(inbox):
+                if self.spool.adopt(inbox):
+                    self._adopted[inbox.facts.id] = inbox
         for uid, inbox in list(self._adopted.items()):
-            try:
-                self._take_in(inbox)
-            except (OperationalError, InterfaceError):
-                raise
-            except OSError as error:  # one that cannot be read must not keep the others waiting
-                log.error("inbox.waits", extra={"association": uid, "error": str(error)})
-            else:
-                del self._adopted[uid]
+            with _or_later(inbox):
+                if self._take_in(inbox):
+                    del self._adopted[uid]
         self.spool.sweep()
 
-    def _take_in(self, inbox: Inbox) -> None:
+    def _take_in(self, inbox: Inbox) -> bool:
+        """Index what is whole; False when something is left that could not be read."""
+        is_settled = inbox.settle_parts()
         count = self._index_inbox(inbox, verify=True)
         self._end(inbox)
         log.info("inbox.adopted", extra={"association": inbox.facts.id, "objects": count})
+        return is_settled
 
     def _end(self, inbox: Inbox) -> None:
         end = inbox.end()
@@ -263,6 +262,15 @@ class Indexer:
                 chunk = []
                 self._beat()
         return count + index_all(chunk)
+
+
+@contextlib.contextmanager
+def _or_later(inbox: Inbox) -> Iterator[None]:
+    """One inbox that cannot be read or written now must not keep the others waiting."""
+    try:
+        yield
+    except OSError as error:
+        log.error("inbox.waits", extra={"association": inbox.facts.id, "error": str(error)})
 
 
 def index_all(spooled: Sequence[Spooled]) -> int:

@@ -34,16 +34,17 @@ def facts(number: int = 1) -> AssociationFacts:
     )
 
 
-def put(inbox: Inbox, number: int = 1) -> str:
-    """Spool one object; its receipt id."""
+def put(inbox: Inbox, number: int = 1, *, before: bytes = b"") -> str:
+    """Spool one object, with `before` at the beginning of its data set; its receipt id."""
     item = make_object(number)
     file = inbox.create(
         sop_class_uid=item.sop_class_uid,
         sop_instance_uid=item.sop_instance_uid,
         transfer_syntax=item.transfer_syntax,
     )
-    file.write(memoryview(item.data)[:100])
-    file.write(memoryview(item.data)[100:])
+    data = before + item.data
+    file.write(memoryview(data)[:100])
+    file.write(memoryview(data)[100:])
     file.examine()
     return file.commit().receipt_id
 
@@ -195,6 +196,7 @@ def test_a_killed_process_loses_nothing_it_committed(tmp_path: Path) -> None:
     (inbox,) = spool.abandoned()
     assert list(inbox.folder.glob("*.part"))
     assert spool.adopt(inbox)
+    assert inbox.settle_parts()
     assert not list(inbox.folder.glob("*.part"))
     assert len(list(inbox.leftovers())) == 2
     assert spool.abandoned() == []
@@ -220,6 +222,7 @@ def _adopted(root: Path) -> Inbox:
     spool = Spool(root)
     (inbox,) = spool.abandoned()
     assert spool.adopt(inbox)
+    inbox.settle_parts()
     return inbox
 
 
@@ -271,6 +274,26 @@ def test_a_part_that_cannot_be_read_keeps_no_other_waiting(tmp_path: Path) -> No
     _part(folder, 2)
     assert len(list(_adopted(tmp_path).leftovers())) == 2
     assert (folder / f"{1:032x}.part").exists()
+    assert not Inbox.read(folder).settle_parts()
+
+
+def test_a_data_set_that_begins_with_file_meta_is_whole_after_a_power_cut(tmp_path: Path) -> None:
+    """Some devices send group 2 in the data set; where ours ends is known all the same."""
+    child = run_child(
+        """
+        before = bytes.fromhex("02001000 55491400") + b"1.2.840.10008.1.2.1\\0"
+        inbox = Spool(root).open_inbox(facts())
+        put(inbox, 1, before=before)
+        put(inbox, 2, before=before)
+        """,
+        tmp_path,
+    )
+    assert child.returncode == 0, child.stderr
+    path = min((tmp_path / "inbox" / facts().id).glob("*.dcm"))
+    path.rename(path.with_name(f"{path.name[:32]}.part"))  # as the power cut left it
+    found = list(_adopted(tmp_path).leftovers(verify=True))
+    assert [one.damage for one in found] == ["", ""]
+    assert {one.size for one in found} == {28 + len(make_object(1).data)}
 
 
 def test_objects_of_the_version_before_are_adopted(tmp_path: Path) -> None:
@@ -369,6 +392,57 @@ def test_an_object_that_could_not_be_synced_does_not_pass_for_whole(tmp_path: Pa
         tmp_path,
     )
     assert child.stdout.split() == ["failed", "True"], child.stderr
+
+
+def test_a_part_that_could_not_be_opened_serves_the_next_object(tmp_path: Path) -> None:
+    child = run_child(
+        """
+        from datetime import UTC, datetime
+        from router.spool import Counts, SpoolError
+        inbox = Spool(root).open_inbox(facts())
+        put(inbox, 1), put(inbox, 2)
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            put(inbox, 3)
+        except SpoolError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        put(inbox, 3)
+        inbox.closed(datetime.now(UTC), "released", Counts(objects=3))
+        """,
+        tmp_path,
+    )
+    assert child.stdout == "[Errno 24] Too many open files\n", child.stderr
+    files = sorted(path.suffix for path in (tmp_path / "inbox" / facts().id).iterdir())
+    assert files == [".dcm"] * 3 + [".json"] * 2
+
+
+def test_a_folder_that_could_not_be_synced_is_made_anew(tmp_path: Path) -> None:
+    child = run_child(
+        """
+        from router.spool import SpoolError
+        put(Spool(root).open_inbox(facts(2)))
+        inbox, real = Spool(root).open_inbox(facts()), os.fsync
+        def fail(fd):
+            if os.readlink(f"/proc/self/fd/{fd}") == str(root / "inbox"):
+                raise OSError(5, "Input/output error")
+            real(fd)
+        os.fsync = fail
+        try:
+            put(inbox)
+        except SpoolError as error:
+            print(error, inbox.folder.exists())
+        os.fsync = real
+        put(inbox)
+        """,
+        tmp_path,
+    )
+    assert (child.returncode, child.stdout) == (0, "[Errno 5] Input/output error False\n"), (
+        child.stderr
+    )
 
 
 def test_only_one_adopts(tmp_path: Path) -> None:
@@ -545,5 +619,14 @@ def test_an_inbox_whose_facts_are_lost_may_be_adopted(tmp_path: Path, content: s
 def test_a_folder_without_facts_and_objects_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "inbox" / facts().id
     folder.mkdir(parents=True)
+    name = folder / f"{1:032x}.part"
+    name.touch()
     assert Spool(tmp_path).abandoned() == []
-    assert list(folder.iterdir()) == []
+    assert list(folder.iterdir()) == [name]
+
+
+def test_a_sealed_part_whose_facts_are_lost_may_be_adopted(tmp_path: Path) -> None:
+    folder = tmp_path / "inbox" / facts().id
+    folder.mkdir(parents=True)
+    part = _part(folder)
+    assert [one.receipt_id for one in _adopted(tmp_path).leftovers()] == [part.stem]

@@ -213,6 +213,33 @@ def test_an_adopted_inbox_is_taken_in_once_the_database_is_back(site: Site) -> N
     assert site.waiting() == []
 
 
+def test_what_cannot_be_read_when_adopted_is_taken_in_later(site: Site) -> None:
+    _killed_child(site)
+    path = site.waiting()[0]
+    content = path.read_bytes()
+    path.unlink()
+    part = path.with_name(f"{path.name[:32]}.part")
+    part.mkdir()  # stands in for a file that the disk does not give back
+    intake = Indexer(site.spool)
+    intake._adopt()
+    assert Instance.objects.current().count() == 2
+    part.rmdir()
+    part.write_bytes(content)  # as a power cut leaves it
+    intake._adopt()
+    assert Instance.objects.current().count() == 3
+    assert not path.parent.exists()
+    assert intake._adopted == {}
+
+
+def test_an_inbox_that_cannot_be_written_keeps_no_other_waiting(site: Site) -> None:
+    for _ in range(2):
+        _killed_child(site)
+    folders = sorted((site.spool.root / "inbox").iterdir())
+    (folders[0] / "association.tmp").mkdir()  # stands in for a full or broken disk
+    Indexer(site.spool)._adopt()
+    assert [folder.exists() for folder in folders] == [True, False]
+
+
 def test_the_inbox_of_a_living_process_is_left_alone(site: Site) -> None:
     site.take(image(1))
     Indexer(site.spool)._adopt()
