@@ -99,6 +99,7 @@ class Context:
     `abort` is asked between PDUs: when true the object in flight is broken off too. `stall` is the
     longest time without a byte accepted, `deadline` the longest time for an object of so many
     bytes. With `echo_first` the far end must answer a probe before the first object leaves (R21).
+    `is_probe` says that it failed lately, and this is to show whether it is back.
     """
 
     progress: Callable[[int], None] = _nothing
@@ -107,6 +108,7 @@ class Context:
     stall: float = STALL_SECONDS
     deadline: Callable[[int], float] = allowance
     echo_first: bool = False
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

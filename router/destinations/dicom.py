@@ -6,6 +6,7 @@ only where `transfer_syntax` asks for it. The stored hash is checked while sendi
 does not match never leaves whole.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -56,6 +57,19 @@ class _Halt:
 
 
 _STOPPED = _Halt(Outcome.NOT_SENT, "The sending was stopped on our side before this object.")
+_NO_TURN = "The association ended before this object's turn"
+
+MOST_CUTS = 3
+"""So many objects in a row may be cut off, each for what may be its own fault. Then it is the
+peer's."""
+
+
+@dataclass
+class _Cuts:
+    """How many objects in a row the peer has cut off, and how many it may."""
+
+    most: int
+    count: int = 0
 
 
 class DicomSender:
@@ -72,12 +86,13 @@ class DicomSender:
         pace = dimse.Pace(context.progress, context.abort, context.stall, context.deadline)
         leaving = yield from self._sift(items)
         halt = self._probe(pace) if context.echo_first and leaving else None
+        cuts = _Cuts(1 if context.is_probe else MOST_CUTS)
         for plan in dimse.plan((_key(item) for item in leaving), self._far.preference):
-            batch = [item for item in leaving if _key(item) in plan.keys]
-            if halt is None:
-                halt = yield from self._over_one(batch, plan, pace, stop=context.stop)
-            else:
-                yield from (halt.result(item) for item in batch)
+            waiting = deque(item for item in leaving if _key(item) in plan.keys)
+            while waiting and halt is None:
+                halt = yield from self._over_one(waiting, plan, pace, cuts=cuts, stop=context.stop)
+            if halt is not None:
+                yield from (halt.result(item) for item in waiting)
 
     def verify(self) -> Verification:
         """Connect, associate and echo, and say which contexts are accepted."""
@@ -136,68 +151,79 @@ class DicomSender:
 
     def _over_one(
         self,
-        items: Sequence[Outgoing],
+        waiting: deque[Outgoing],
         plan: dimse.Plan,
         pace: dimse.Pace,
         *,
+        cuts: _Cuts,
         stop: Callable[[], bool],
     ) -> Generator[Result, None, _Halt | None]:
-        """Send `items` over one association; return why no further one may follow."""
+        """Send what is `waiting` over one association, for as long as that lasts; return why no
+        further one may follow."""
         try:
             association = dimse.associate(self._far.peer, plan.proposals, pace=pace)
         except dimse.DimseError as error:
-            halt: _Halt | None = self._refusal(error)
-            waiting = iter(items)
-        else:
-            with association:
-                accepted = yield from self._refuse_classes(
-                    items, Turn(association, plan, self._far.preference)
+            return self._refusal(error)
+        with association:
+            yield from self._refuse_classes(waiting, Turn(association, plan, self._far.preference))
+            return (
+                yield from self._in_turn(
+                    waiting, association, plan, pace=pace, cuts=cuts, stop=stop
                 )
-                waiting = iter(accepted)
-                halt = yield from self._in_turn(
-                    accepted, waiting, association, plan, pace=pace, stop=stop
-                )
-        if halt is not None:
-            yield from (halt.result(item) for item in waiting)
-        return halt
+            )
 
-    def _refuse_classes(
-        self, items: Sequence[Outgoing], turn: Turn
-    ) -> Generator[Result, None, list[Outgoing]]:
+    def _refuse_classes(self, waiting: deque[Outgoing], turn: Turn) -> Iterator[Result]:
         """Answer at once for every object of a class that the peer takes no context for (C11), and
-        return the others."""
-        accepted: list[Outgoing] = []
-        for item in items:
+        keep the others waiting."""
+        for _ in range(len(waiting)):
+            item = waiting.popleft()
             if turn.context(item) is None:
                 yield Result(item.item_id, Outcome.DATA_ERROR, self._no_context(item))
             else:
-                accepted.append(item)
-        return accepted
+                waiting.append(item)
 
     def _in_turn(
         self,
-        items: Sequence[Outgoing],
-        waiting: Iterator[Outgoing],
+        waiting: deque[Outgoing],
         association: dimse.Association,
         plan: dimse.Plan,
         *,
         pace: dimse.Pace,
+        cuts: _Cuts,
         stop: Callable[[], bool],
     ) -> Generator[Result, None, _Halt | None]:
-        """Send what `waiting` gives, which are `items`; return why the association ended."""
-        halt: _Halt | None = None
-        following = iter([*items[1:], None])
+        """Send what is `waiting` until the association ends; return why no other may follow."""
         with Ahead(association, pace.stop) as ahead:
-            while halt is None and (item := next(waiting, None)) is not None:
+            while waiting and association.is_open:
                 if stop():
-                    yield _STOPPED.result(item)
                     return _STOPPED
-                turn = Turn(association, plan, self._far.preference, ahead, next(following))
-                result, halt = self._one(turn, item)
+                item, following = waiting[0], waiting[1] if len(waiting) > 1 else None
+                turn = Turn(association, plan, self._far.preference, ahead, following)
+                result, failure = self._one(turn, item)
                 if _is_odd(item, result):
                     result = self._again_padded(plan, item, pace) or result
-                yield result
-        return halt
+                if result.outcome == Outcome.NOT_SENT and not isinstance(failure, dimse.Stopped):
+                    return None  # it ended between two objects; this one leaves over another
+                waiting.popleft()
+                halt = self._after(result, failure, cuts)
+                yield replace(result, lane=halt.lane) if halt else result
+                if halt is not None:
+                    return halt
+        return None
+
+    def _after(self, result: Result, failure: dimse.DimseError | None, cuts: _Cuts) -> _Halt | None:
+        """Return why no other association may follow the one that ended with `failure`: we are to
+        stop, or the peer is to be left alone, because it stopped moving or always ends them."""
+        if isinstance(failure, dimse.Stopped):
+            return _STOPPED
+        if isinstance(failure, dimse.Stalled):
+            return _Halt(Outcome.NOT_SENT, f"{_NO_TURN}: {failure}.", "transport")
+        if failure is not None or result.status is not None:
+            cuts.count = 0 if result.status is not None else cuts.count + 1
+        if cuts.count < cuts.most:
+            return None
+        detail = f"{self._name} answered none of {cuts.count} in a row, the last time {failure}"
+        return _Halt(Outcome.NOT_SENT, f"{_NO_TURN}: {detail}.", "transport")
 
     def _again_padded(self, plan: dimse.Plan, item: Outgoing, pace: dimse.Pace) -> Result | None:
         """Some peers abort at a data set of odd length. A deflated one may end with a zero byte
@@ -213,8 +239,8 @@ class DicomSender:
         detail = f"{result.detail} {self._name} took it with a padding byte only."
         return replace(result, detail=detail, warnings=(*result.warnings, detail))
 
-    def _one(self, turn: Turn, item: Outgoing) -> tuple[Result, _Halt | None]:
-        """Send one item; return its result, and a halt when the association did not survive."""
+    def _one(self, turn: Turn, item: Outgoing) -> tuple[Result, dimse.DimseError | None]:
+        """Send one item; return its result, and what ended the association, if anything did."""
         association, context = turn.association, turn.context(item)
         if context is None:
             return Result(item.item_id, Outcome.DATA_ERROR, self._no_context(item)), None
@@ -233,8 +259,8 @@ class DicomSender:
             detail = f"The stored object cannot be read at the moment: {error}."
             result = Result(item.item_id, Outcome.RETRY, detail)
         except sandbox.Abandoned:
-            return _STOPPED.result(item), _STOPPED
-        return result, None if association.is_open else _after(failure)
+            return _STOPPED.result(item), dimse.Stopped()
+        return result, failure
 
     def _judge(
         self, item: Outgoing, sent: dimse.Sent, *, transfer_syntax: str, answered: int
@@ -321,16 +347,6 @@ class DicomSender:
 
 
 _ARRIVED = frozenset({Outcome.DELIVERED, Outcome.WARNING})
-
-
-def _after(failure: dimse.DimseError | None) -> _Halt:
-    """Return what the items get whose association ended before their turn: no attempt is lost, and
-    only a peer that stopped moving is a reason to leave it alone for a while."""
-    if isinstance(failure, dimse.Stopped):
-        return _STOPPED
-    lane: Lane | None = "transport" if isinstance(failure, dimse.Stalled) else None
-    cause = f": {failure}" if failure else ""
-    return _Halt(Outcome.NOT_SENT, f"The association ended before this object's turn{cause}.", lane)
 
 
 def _key(item: Outgoing) -> tuple[str, str]:

@@ -143,7 +143,8 @@ def claim(
     """Claim the due items whose turn it is, at most `most`, and begin their attempts.
 
     After a failure or a lost worker it is only one, as a probe; no probe is claimed `beside` a
-    claim that is under way.
+    claim that is under way. A probe after a failure is an item that failed least often: one that
+    the far end fails at must not keep the lane closed for the others.
 
     Returns:
         None when nothing is due, or the lane takes no work, or the slot is not ours any more.
@@ -168,11 +169,12 @@ def _next_due(
     destination: Destination, turn: int, most: int, now: datetime
 ) -> list[precedence.Row]:
     due = JobItem.objects.filter(destination=destination).due(now)
-    limit = 1 if destination.lane.failures else most
-    if not lanes.is_ordered(destination):
-        return precedence.next_due(due, turn, limit)
-    due = _in_order(due, destination, now)
-    return precedence.whole_series(due, precedence.next_due(due, turn, limit))
+    is_ordered = lanes.is_ordered(destination)
+    if is_ordered:
+        due = _in_order(due, destination, now)
+    is_probe = destination.lane.failures > 0
+    rows = precedence.probe(due) if is_probe else precedence.next_due(due, turn, most)
+    return precedence.whole_series(due, rows) if is_ordered else rows
 
 
 def _in_order(due: JobItemQuerySet, destination: Destination, now: datetime) -> JobItemQuerySet:

@@ -270,6 +270,7 @@ def _load(claim: Claim, stop: Callable[[], bool]) -> Load:
         stop=lambda: claim.gives_up or claim.must_end() or stop(),
         abort=claim.must_end,
         echo_first=destination.lane.verified_endpoint != version.endpoint,
+        is_probe=destination.lane.failures > 0,
     )
     items = [outgoing.of_item(item, claim.unit) for item in claim.items.values()]
     return Load(claim, KINDS[destination.kind].sender(version.settings), items, context)

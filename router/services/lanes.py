@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.db.models import Q
 
 from router.destinations import windows
 from router.destinations.base import Result
 from router.destinations.fields import seconds
 from router.models import Destination, ItemState, JobItem, Lane, LaneState, Priority
 from router.services import clock
+
+MOST_CUTS = 3
+"""So often an item may end without an answer before it is left to its own pauses."""
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +122,11 @@ def _fail_lane(destination: Destination, failed: Result, now: datetime) -> None:
 
 
 def _wake_waiting(destination: Destination, now: datetime) -> None:
-    """After the first good answer everything that waits for this destination is due at once."""
+    """After the first good answer everything that waits for this destination is due at once, but
+    for what was cut off again and again: that would close the lane once more."""
     waiting = JobItem.objects.filter(destination=destination, state=ItemState.WAITING)
-    waiting.filter(due_at__gt=now).update(due_at=now)
+    suspect = Q(status=None, tries__gte=MOST_CUTS)
+    waiting.filter(due_at__gt=now).exclude(suspect).update(due_at=now)
 
 
 def due_destinations() -> Iterator[int]:

@@ -46,6 +46,12 @@ def next_due(due: JobItemQuerySet, turn: int, limit: int) -> list[Row]:
     return rows or list(due.in_turn().values_list(*_COLUMNS)[:limit])
 
 
+def probe(due: JobItemQuerySet) -> list[Row]:
+    """Return the one of the items that are `due` that shows whether a destination is back: one
+    that failed least often, of these the first."""
+    return list(due.order_by("tries", "priority", "id").values_list(*_COLUMNS)[:1])
+
+
 def whole_series(due: JobItemQuerySet, rows: Sequence[Row]) -> list[Row]:
     """Put before each of `rows` what was chosen earlier of its series, and keep their number.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from router.destinations import KINDS
+from router.destinations import KINDS, dicom
 from router.destinations.base import Context, Outgoing, Result, Sender
 from router.destinations.outcomes import Outcome
 from router.dicom import part10
@@ -221,13 +221,32 @@ class TestCuts:
     def test_an_abort_after_the_last_byte_is_unknown(self, few: list[Outgoing]) -> None:
         with Sink(Script(abort_at=3)) as sink:
             results = send(sink, few)
-        assert outcomes(results) == ["delivered"] * 2 + ["unknown"] + ["not_sent"] * 2
+            assert sink.associations == 2
+        assert outcomes(results) == ["delivered"] * 2 + ["unknown"] + ["delivered"] * 2
         assert [result.lane for result in results] == [None] * 5
         assert results[2].egress_sha256 == few[2].sha256
 
     def test_a_close_after_the_last_byte_is_unknown(self, few: list[Outgoing]) -> None:
         with Sink(Script(close_at=1)) as sink:
-            assert outcomes(send(sink, few)) == ["unknown"] + ["not_sent"] * 4
+            assert outcomes(send(sink, few)) == ["unknown"] + ["delivered"] * 4
+
+    @pytest.mark.parametrize(("is_probe", "most"), [(False, dicom.MOST_CUTS), (True, 1)])
+    def test_a_peer_that_cuts_off_every_object_is_left_alone(
+        self, few: list[Outgoing], is_probe: bool, most: int
+    ) -> None:
+        """One may be at fault itself; of several in a row it is the peer. Else the whole backlog
+        would be tried at the speed of the wire, an attempt each."""
+
+        def speak(connection: socket.socket) -> None:
+            accept_association(connection)
+            receive_message(connection)
+
+        with RawSink(speak) as sink:
+            results = send(sink, few, is_probe=is_probe)
+            assert sink.connections == most
+        assert outcomes(results) == ["unknown"] * most + ["not_sent"] * (5 - most)
+        lanes = [result.lane for result in results]
+        assert lanes == [None] * (most - 1) + ["transport"] * (6 - most)
 
     def test_no_answer_is_unknown_and_rests_the_lane(self, few: list[Outgoing]) -> None:
         def speak(connection: socket.socket) -> None:
@@ -238,7 +257,7 @@ class TestCuts:
         with RawSink(speak) as sink:
             results = send(sink, few)
         assert outcomes(results) == ["unknown"] + ["not_sent"] * 4
-        assert [result.lane for result in results[1:]] == ["transport"] * 4
+        assert [result.lane for result in results] == ["transport"] * 5
 
     @pytest.mark.parametrize("cut", [0, 1, 5, 6, 100, 5000, 100_000, 1_000_000, 3_000_000])
     def test_a_cut_before_the_last_byte_is_a_retry(self, tmp_path: Path, cut: int) -> None:
@@ -252,7 +271,7 @@ class TestCuts:
 
         with RawSink(speak) as sink:
             results = send(sink, items)
-        assert outcomes(results) == ["retry", "not_sent"]
+        assert outcomes(results) == ["retry", "retry"]
         assert results[0].egress_sha256 is None
 
     def test_a_peer_that_never_reads_is_left_in_time(self, tmp_path: Path) -> None:
@@ -277,7 +296,8 @@ class TestCuts:
             receive_pdu(connection)
 
         with RawSink(speak) as sink:
-            assert outcomes(send(sink, few)) == ["delivered"] + ["not_sent"] * 4
+            assert outcomes(send(sink, few)) == ["delivered"] * 5
+            assert sink.connections == 5
 
     def test_a_stop_between_items(self, few: list[Outgoing]) -> None:
         with Sink() as sink:
@@ -410,13 +430,7 @@ def test_dcmtk_gets_every_real_file_byte_for_byte(
     form = KINDS["dicom"].form(settings)
     assert form.is_valid()
     items = [stored(p, tmp_path, item_id=n) for n, p in enumerate(real_files(), 1)]
-    results, waiting = [], items
-    while waiting:  # an association that ended early leaves the rest to another one
-        found = list(KINDS["dicom"].sender(form.cleaned_data).send(waiting, Context()))
-        results += [result for result in found if result.outcome != Outcome.NOT_SENT]
-        left = {result.item_id for result in found if result.outcome == Outcome.NOT_SENT}
-        assert len(left) < len(waiting)
-        waiting = [item for item in waiting if item.item_id in left]
+    results = list(KINDS["dicom"].sender(form.cleaned_data).send(items, Context()))
     delivered = {result.item_id for result in results if result.outcome == Outcome.DELIVERED}
     refused = [result for result in results if result.item_id not in delivered]
     assert [r for r in refused if "no presentation context" not in r.detail] == []

@@ -1,5 +1,6 @@
 """Delivery over real associations: what leaves, what becomes of each item, and who may say so."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -114,6 +115,52 @@ def test_a_dead_destination_costs_one_connection_a_pause_and_drains_when_it_is_b
     assert len(again.hashes()) == 110
     assert _lane(pacs).state == LaneState.OPEN
     assert _balance() == []
+
+
+class _Cutting(Sink):
+    """A sink that cuts the connection at some objects, however often they come."""
+
+    def __init__(self, at: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._at = at
+
+    def _on_store(self, event: evt.Event) -> int:
+        if self._at(str(event.request.AffectedSOPInstanceUID)):
+            event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        return super()._on_store(event)
+
+
+def test_a_peer_that_cuts_the_connection_at_every_object_is_paced(tmp_path: Path) -> None:
+    with _Cutting(lambda _uid: True) as sink:
+        pacs = deliveries.node(sink.settings)
+        Lane.objects.filter(destination=pacs).update(verified_endpoint=pacs.endpoint)
+        items = deliveries.chosen(pacs, tmp_path, 30)
+        _drain(pacs)
+        first = sink.associations
+        assert first <= 3
+        for probe in range(1, 4):
+            resume = _lane(pacs).resume_at
+            assert resume is not None
+            with clock.shifted(resume - clock.now() + SECOND):
+                _drain(pacs)
+            assert (sink.associations - first, _lane(pacs).failures) == (probe, probe + 1)
+    assert sum(_again(item).tries for item in items) == sink.associations
+
+
+def test_an_object_that_a_peer_always_cuts_off_stops_no_other(tmp_path: Path) -> None:
+    poison = ""
+    with _Cutting(lambda uid: uid == poison) as sink:
+        pacs = deliveries.node(sink.settings)
+        first, *others = deliveries.chosen(pacs, tmp_path, 5)
+        poison = first.instance.sop_instance_uid
+        Lane.objects.filter(destination=pacs).update(
+            state=LaneState.BACKOFF, failures=2, resume_at=clock.now()
+        )
+        JobItem.objects.filter(pk=first.pk).update(tries=2)
+        _drain(pacs)  # the probe is another one
+        assert _lane(pacs).state == LaneState.OPEN
+    assert _states(others) == [S.DELIVERED] * 4
+    assert (_states([first]), _attempts(first)) == ([S.WAITING], [A.UNKNOWN])
 
 
 # --- what an answer means --------------------------------------------------------------------

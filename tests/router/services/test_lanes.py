@@ -138,6 +138,21 @@ def test_the_first_success_wakes_what_waits_for_this_destination_only() -> None:
     assert theirs.due_at == later
 
 
+@pytest.mark.parametrize(
+    ("tries", "status", "wakes"), [(2, None, True), (3, None, False), (9, 0xA700, True)]
+)
+def test_what_was_cut_off_again_and_again_is_left_to_its_pause(
+    tries: int, status: int | None, wakes: bool
+) -> None:
+    """It would close the lane once more for all others; what was refused by a full one would not"""
+    row = _destination(state=LaneState.BACKOFF, failures=1)
+    later = clock.now() + 60 * MINUTE
+    job = factories.job(destination=row)
+    factories.item(job, state=ItemState.WAITING, due_at=later, tries=tries, status=status)
+    lanes.update(row, [], delivered=True)
+    assert JobItem.objects.due(clock.now()).exists() is wakes
+
+
 def test_a_success_of_an_open_lane_leaves_each_item_its_own_pause() -> None:
     row = _destination()
     later = clock.now() + 60 * MINUTE
