@@ -4,8 +4,9 @@ A claim is granted when the time that the one before it takes at the permitted r
 grant moves that moment on, in one conditional UPDATE. Refuses to wait: the caller does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any  # settings of a destination
 
 from django.db.models import Q
 
@@ -16,9 +17,8 @@ SPAN = 1.0
 """Seconds of sending that a grant is for, unless one object alone takes longer."""
 
 
-def limits(destination: Destination) -> tuple[float, float]:
+def limits(settings: Mapping[str, Any]) -> tuple[float, float]:
     """Return the objects and the bytes a second that are permitted, 0 for any number."""
-    settings = destination.version.settings if destination.version else {}
     return (
         float(settings.get("objects_per_second") or 0),
         float(settings.get("bytes_per_second") or 0),
@@ -27,7 +27,13 @@ def limits(destination: Destination) -> tuple[float, float]:
 
 def is_paced(destination: Destination) -> bool:
     """Tell whether the destination has a limit."""
-    return any(limits(destination))
+    return any(_limits(destination))
+
+
+def forget(destination: Destination) -> None:
+    """Begin anew, because the limits are others: what was granted under the old ones counts no
+    more."""
+    Lane.objects.filter(destination=destination).update(paced_until=None)
 
 
 def fitting(destination: Destination, sizes: Sequence[int]) -> int:
@@ -47,6 +53,7 @@ def grant(destination: Destination, sizes: Sequence[int], *, now: datetime) -> b
     if not cost:
         return True
     lane = Lane.objects.filter(destination=destination)
+    lane = lane.filter(destination__version=destination.version_id)  # else the limits are others
     free = lane.filter(Q(paced_until=None) | Q(paced_until__lte=now))
     return bool(free.update(paced_until=now + cost))
 
@@ -60,6 +67,10 @@ def left(destination: Destination) -> float:
     return max(0.0, (moment - clock.now()).total_seconds()) if moment else 0.0
 
 
+def _limits(destination: Destination) -> tuple[float, float]:
+    return limits(destination.version.settings if destination.version else {})
+
+
 def _seconds(destination: Destination, count: int, total: int) -> float:
-    objects, size = limits(destination)
+    objects, size = _limits(destination)
     return max(count / objects if objects else 0.0, total / size if size else 0.0)

@@ -25,7 +25,7 @@ from router.models import (
     Source,
     User,
 )
-from router.services import audit, proofs, secrets
+from router.services import audit, pacing, proofs, secrets
 from router.services.actors import Actor
 
 
@@ -227,6 +227,8 @@ def _put_destination(one: document.Destination, *, revision: ConfigRevision, act
         )
         _hold(row, reason=reason, revision=revision, actor=actor)
     _open_lane(row, again=changed or revived)
+    if pacing.limits(before.settings) != pacing.limits(one.settings):
+        pacing.forget(row)
     if not is_new and _rank(one) > _rank(before):
         proofs.raised(row)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,25 @@ class TestDestinations:
         lane.refresh_from_db()
         assert lane.state == after
         assert (lane.failures == 0) == (after == LaneState.OPEN)
+
+    @pytest.mark.parametrize(
+        ("change", "is_freed"),
+        [("bytes_per_second: 5000000", True), ("", True), ("RATE, associations: 4", False)],
+    )
+    def test_another_rate_ends_the_pause_for_the_sake_of_the_old_one(
+        self, change: str, is_freed: bool
+    ) -> None:
+        """A rate that was a thousand times too low has made the next turn one of next month."""
+        rate = "bytes_per_second: 5000"
+        text = TEXT.replace("associations: 3", rate)
+        apply(text)
+        lane = Destination.objects.get(name="pacs").lane
+        later = now() + timedelta(days=30)
+        lane.paced_until = later
+        lane.save()
+        apply(text.replace(rate, change.replace("RATE", rate) or "associations: 3"))
+        lane.refresh_from_db()
+        assert lane.paced_until == (None if is_freed else later)
 
     def test_another_rule_leaves_a_stopped_lane_alone(self) -> None:
         apply(TEXT)

@@ -8,7 +8,7 @@ import pytest
 from pytest_django import Settings
 
 from router.destinations.windows import DAYS
-from router.models import Destination, JobItem, Lane, LaneSlot
+from router.models import Destination, DestinationVersion, JobItem, Lane, LaneSlot
 from router.services import claims, clock, delivery, lanes, metrics, overview, pacing
 from tests import deliveries, factories
 from tests.sinks import Script, Sink
@@ -48,6 +48,17 @@ def test_a_grant_costs_the_time_that_it_takes_for_all_who_ask() -> None:
     assert pacing.grant(row, [1] * 5, now=now + timedelta(seconds=2))
     until = Lane.objects.get(destination=row).paced_until
     assert until == now + timedelta(seconds=2.5)
+
+
+def test_limits_that_are_others_by_now_grant_nothing() -> None:
+    """A claim that was begun before an edit must not close the lane again by the old rate."""
+    row = _paced(bytes_per_second=1024)
+    newer = DestinationVersion.objects.create(
+        destination=row, number=2, endpoint=1, settings={}, created_at=clock.now()
+    )
+    Destination.objects.filter(pk=row.pk).update(version=newer)
+    assert not pacing.grant(row, [1 << 40], now=clock.now())
+    assert Lane.objects.get(destination=row).paced_until is None
 
 
 def test_without_a_limit_nothing_is_written_and_nobody_waits() -> None:
