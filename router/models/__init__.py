@@ -14,6 +14,7 @@ from router.models.destinations import (
 from router.models.jobs import (
     DONE_STATES,
     OPEN_STATES,
+    UNFINISHED_STATES,
     Attempt,
     AttemptOutcome,
     Cause,
@@ -65,6 +66,7 @@ __all__ = [
     "OPEN_PROOFS",
     "OPEN_STATES",
     "PROOF_SLOT",
+    "UNFINISHED_STATES",
     "UNSAID",
     "ApiToken",
     "Association",

@@ -4,6 +4,7 @@ Transitions of an item are methods of its queryset; each is one conditional UPDA
 result, so the same code is right on PostgreSQL and on SQLite.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.db import models
@@ -159,6 +160,10 @@ class ItemState(models.TextChoices):
 
 
 OPEN_STATES = (ItemState.PENDING, ItemState.LEASED, ItemState.WAITING)
+UNFINISHED_STATES = (
+    *(ItemState.PENDING, ItemState.WAITING, ItemState.LEASED),
+    *(ItemState.PARKED, ItemState.HELD),
+)
 DONE_STATES = (ItemState.DELIVERED, ItemState.DELIVERED_WITH_WARNING)
 
 
@@ -171,17 +176,28 @@ class ProofGrade(models.TextChoices):
     COMMITTED = "committed", "Committed"
 
 
+def _in_words(states: Iterable[ItemState]) -> models.Func:
+    """Return ``state IN (…)`` with the states written out as the condition of an index has them:
+    by parameters SQLite would not find it again."""
+    words = ", ".join(f"'{state.value}'" for state in states)
+    template = f"%(expressions)s IN ({words})"
+    return models.Func(F("state"), template=template, output_field=models.BooleanField())
+
+
 class JobItemQuerySet(models.QuerySet["JobItem"]):
     """Sentences about items, and their transitions."""
 
     def open(self) -> "JobItemQuerySet":
-        """Items still to be delivered without a person."""
-        return self.filter(state__in=OPEN_STATES)
+        """Items still to be delivered without a person; the index ``item_due`` holds these."""
+        return self.filter(_in_words(OPEN_STATES))
+
+    def unfinished(self) -> "JobItemQuerySet":
+        """Items neither delivered nor cancelled; the index ``item_open`` holds these."""
+        return self.filter(_in_words(UNFINISHED_STATES))
 
     def due(self, now: datetime) -> "JobItemQuerySet":
         """Items that may be claimed now."""
-        undone = self.filter(finished_at=None)  # in the words of the index ``item_due``
-        return undone.filter(
+        return self.open().filter(
             Q(state=ItemState.PENDING) | Q(state=ItemState.WAITING, due_at__lte=now)
         )
 
@@ -260,8 +276,7 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
 
     def prioritise(self, priority: Priority) -> int:
         """Give what is not finished another priority, in whatever state it waits."""
-        waits = [state for state in ItemState if state not in (*DONE_STATES, ItemState.CANCELLED)]
-        return self.filter(state__in=waits).exclude(priority=priority).update(priority=priority)
+        return self.unfinished().exclude(priority=priority).update(priority=priority)
 
     def cancel(self, reason: str) -> int:
         """Everything not sent and not being sent → cancelled."""
@@ -324,12 +339,12 @@ class JobItem(models.Model):
         indexes = [
             models.Index(
                 fields=["destination", "state", "id"],
-                condition=Q(state__in=["pending", "waiting", "leased", "parked", "held"]),
+                condition=Q(state__in=[state.value for state in UNFINISHED_STATES]),
                 name="item_open",
             ),
             models.Index(
                 fields=["destination", "priority", "id"],
-                condition=Q(finished_at=None),  # SQLite would not find a list of states again
+                condition=Q(state__in=[state.value for state in OPEN_STATES]),
                 name="item_due",
             ),
             models.Index(fields=["lease_until"], condition=Q(state="leased"), name="item_leased"),

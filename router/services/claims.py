@@ -179,7 +179,7 @@ def _next_due(
 
 def _in_order(due: JobItemQuerySet, destination: Destination, now: datetime) -> JobItemQuerySet:
     """Leave out the series of which something is under way or waits for its next try."""
-    mine = JobItem.objects.filter(destination=destination, finished_at=None)
+    mine = JobItem.objects.filter(destination=destination).open()
     late = Q(state=ItemState.LEASED) | Q(state=ItemState.WAITING, due_at__gt=now)
     return due.exclude(instance__series__in=mine.filter(late).values("instance__series"))
 

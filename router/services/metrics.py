@@ -13,14 +13,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from router.models import (
-    OPEN_STATES,
+    UNFINISHED_STATES,
     Decision,
     DecisionOutcome,
     Destination,
     Heartbeat,
     HourCount,
     Instance,
-    ItemState,
     JobItem,
     LedgerCheck,
     RoutingMark,
@@ -29,7 +28,6 @@ from router.services import clock, health, lanes
 from router.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-UNFINISHED = (*OPEN_STATES, ItemState.PARKED, ItemState.HELD)
 
 
 def render() -> bytes:
@@ -71,13 +69,13 @@ def _reckoning() -> Iterator[Metric]:
 
 def _items() -> Iterator[Metric]:
     family = GaugeMetricFamily("router_items", "Unfinished items.", labels=["destination", "state"])
-    groups = JobItem.objects.filter(state__in=UNFINISHED).values("destination_id", "state")
+    groups = JobItem.objects.unfinished().values("destination_id", "state")
     counts = {
         (row["destination_id"], row["state"]): row["count"]
         for row in groups.annotate(count=Count("pk")).order_by()
     }
     for destination in Destination.objects.present():
-        for state in UNFINISHED:
+        for state in UNFINISHED_STATES:
             family.add_metric(
                 [destination.name, state], counts.get((destination.pk, state.value), 0)
             )
@@ -95,7 +93,7 @@ def _oldest() -> Iterator[Metric]:
         "Whether the oldest item waits for longer than its destination's alarm_age.",
         labels=["destination"],
     )
-    groups = JobItem.objects.filter(state__in=OPEN_STATES).values("destination_id")
+    groups = JobItem.objects.open().values("destination_id")
     oldest = {
         row["destination_id"]: row["oldest"]
         for row in groups.annotate(oldest=Min("created_at")).order_by()

@@ -241,7 +241,7 @@ def _counted(user: User, kind: CounterKind, label: str) -> Figure:
 
 def _waiting(user: User) -> Figure:
     """What is open now, by the hour in which it was chosen; older work is in the first bar."""
-    items = visible_items(user).filter(state__in=OPEN_STATES)
+    items = visible_items(user).open()
     groups = items.annotate(hour=TruncHour("created_at")).values("hour")
     chosen = {row["hour"]: row["count"] for row in groups.annotate(count=Count("pk"))}
     total = items.aggregate(count=Count("pk"), bytes=Sum("size"))
@@ -322,7 +322,7 @@ def destinations(user: User) -> list[DestinationRow]:
 
 
 def _backlog(user: User) -> dict[int, dict[str, Any]]:
-    groups = visible_items(user).filter(state__in=[*OPEN_STATES, ItemState.PARKED, ItemState.HELD])
+    groups = visible_items(user).unfinished()
     counted = groups.values("destination_id").annotate(
         backlog=Count("pk", filter=Q(state__in=OPEN_STATES)),
         parked=Count("pk", filter=Q(state=ItemState.PARKED)),

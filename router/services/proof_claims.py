@@ -145,7 +145,7 @@ def _late(first: datetime, now: datetime) -> bool:
 
 def _busy(destination: Destination, studies: Sequence[int], now: datetime) -> set[int]:
     """Return those studies of which objects are being sent there, or were just delivered."""
-    items = JobItem.objects.filter(destination=destination, finished_at=None)
+    items = JobItem.objects.filter(destination=destination).open()
     items = items.filter(state__in=[ItemState.PENDING, ItemState.LEASED])
     sending = items.filter(instance__study__in=studies).order_by()
     fresh = Proof.objects.filter(

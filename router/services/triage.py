@@ -89,7 +89,7 @@ class Readdressed:
 def failures(items: JobItemQuerySet) -> JobItemQuerySet:
     """Return those that were not delivered and wait for a person, or for their next try."""
     tried = Q(tries__gt=0) | ~Q(state=ItemState.WAITING)
-    return items.filter(tried, finished_at=None, state__in=OPEN_FAILURES)
+    return items.unfinished().filter(tried, state__in=OPEN_FAILURES)
 
 
 def groups(items: JobItemQuerySet) -> tuple[list[Group], int]:

@@ -12,7 +12,14 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
 from router.forms import JobFilter
-from router.models import Attempt, ItemState, JobItem, Permission, Priority
+from router.models import (
+    UNFINISHED_STATES,
+    Attempt,
+    ItemState,
+    JobItem,
+    Permission,
+    Priority,
+)
 from router.models.jobs import JobItemQuerySet
 from router.services import access, audit, jobs, timeline, visibility
 from router.services.access import requires
@@ -27,7 +34,6 @@ HEADS = (
     "SOP Instance UID", "State", "Priority", "Tries", "Reason", "Proof", "Chosen", "Finished",
 )  # fmt: skip
 
-UNFINISHED = (S.PENDING, S.WAITING, S.LEASED, S.PARKED, S.HELD)
 PRECEDENCE = {
     Priority.URGENT: "They go before all that is normal or low and waits for the same place.",
     Priority.NORMAL: "They go by their age, after what is urgent and before what is low.",
@@ -77,7 +83,7 @@ ACTIONS = {
     **{
         priority.label.lower(): Action(
             "Make",
-            UNFINISHED,
+            UNFINISHED_STATES,
             partial(jobs.prioritise, priority=priority),
             PRECEDENCE[priority],
             f"{priority.label.lower()} now",
@@ -120,10 +126,9 @@ def listing(request: HttpRequest) -> HttpResponseBase:
 
 
 def _totals(items: JobItemQuerySet) -> list[tuple[str, int]]:
-    unfinished = items.filter(state__in=UNFINISHED)
     counts = {
         row["state"]: row["count"]
-        for row in unfinished.values("state").annotate(count=Count("pk")).order_by()
+        for row in items.unfinished().values("state").annotate(count=Count("pk")).order_by()
     }
     return [(state, counts[state]) for state in S.values if state in counts]
 
