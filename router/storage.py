@@ -35,6 +35,9 @@ TRANSFER = TransferConfig(
 )
 
 
+UNKNOWN = -1
+
+
 class StorageMismatch(OSError):
     """What was written is not what was read back."""
 
@@ -55,7 +58,8 @@ class ObjectStorage(Protocol):
         """Remove an object; one that is not there is no error."""
 
     def walk(self) -> Iterator[tuple[str, dict[str, int]]]:
-        """Yield every folder that holds objects, with their names and lengths."""
+        """Yield every folder that holds objects, with their names and lengths; `UNKNOWN` is the
+        length of one that cannot be looked at."""
 
 
 class StorageAway(OSError):
@@ -228,8 +232,17 @@ def _lengths(folder: str) -> dict[str, int]:
         for entry in entries:
             if entry.name.endswith(".dcm"):
                 with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat().st_size
+                    found[entry.name] = _length(entry)
     return found
+
+
+def _length(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return UNKNOWN
 
 
 @cache

@@ -56,8 +56,23 @@ def _some_folders() -> Iterator[list[Folder]]:
 
 
 def _compare(instance: Instance, size: int | None, *, deep: bool) -> Iterator[Gap]:
+    """Compare an object with its file.
+
+    Raises:
+        OSError: the storage is away; what is wrong with one file alone is a gap.
+    """
+    try:
+        yield from _differences(instance, size, deep=deep)
+    except OSError as error:
+        if storage.is_passing(error):
+            raise
+        cause = error.strerror or "input error"
+        yield "files", f"instance {instance.sop_instance_uid} cannot be read: {cause}"
+
+
+def _differences(instance: Instance, size: int | None, *, deep: bool) -> Iterator[Gap]:
     expected = instance.offset + instance.size
-    if size is None:
+    if size is None or size == storage.UNKNOWN:
         size = _look_again(instance)
     if size is None:
         if Instance.objects.kept().filter(pk=instance.pk).exists():
@@ -71,8 +86,7 @@ def _compare(instance: Instance, size: int | None, *, deep: bool) -> Iterator[Ga
 def _look_again(instance: Instance) -> int | None:
     """Return the length of an object's file, wherever it is now; None when it is nowhere."""
     try:
-        with archive.opened(instance) as file:
-            return file.seek(0, 2)
+        return archive.stored_size(instance)
     except FileNotFoundError:
         return None
 

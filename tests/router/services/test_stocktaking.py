@@ -1,9 +1,13 @@
 """Stocktaking: each gap is named once, and what only seems one is none."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from router import storage
 from router.models import Instance, InstanceState
 from router.services import indexing, stocktaking
 from tests.intake import Site, image
@@ -51,6 +55,46 @@ def test_a_cut_file_is_a_gap(site: Site) -> None:
     path.write_bytes(path.read_bytes()[:-2])
     said = f"instance {_row(1).sop_instance_uid} has {whole - 2} bytes, not {whole}"
     assert _take() == ([("files", said)], 1)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_file_that_cannot_be_looked_at_is_a_gap_and_stops_nothing(site: Site, deep: bool) -> None:
+    first, second = _stored(site, 1, 2)
+    first.unlink()
+    first.symlink_to(first.name)
+    second.unlink()
+    stray = second.parent / f"{'0' * 32}.dcm"
+    stray.symlink_to(stray.name)
+    cause = os.strerror(errno.ELOOP)
+    gaps, count = _take(deep=deep)
+    assert sorted(gaps) == [
+        ("files", f"{'0' * 32}.dcm has no row"),
+        ("files", f"instance {_row(1).sop_instance_uid} cannot be read: {cause}"),
+        ("files", f"instance {_row(2).sop_instance_uid} has no file"),
+    ]
+    assert count == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_a_gap_for_each_of_its_objects(site: Site) -> None:
+    (path,) = _stored(site, 1)
+    shutil.rmtree(path.parent)
+    path.parent.symlink_to(path.parent.name)
+    cause = os.strerror(errno.ELOOP)
+    said = f"instance {_row(1).sop_instance_uid} cannot be read: {cause}"
+    assert _take() == ([("files", said)], 1)
+
+
+def test_a_bucket_that_is_away_is_no_gap(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of a million objects would be one, because of a network."""
+    (path,) = _stored(site, 1)
+    path.unlink()
+
+    def away(*_: object) -> int:
+        raise storage.StorageAway("The bucket cannot be used")
+
+    monkeypatch.setattr(storage.FileStorage, "size", away)
+    with pytest.raises(storage.StorageAway):
+        _take()
 
 
 def test_changed_bytes_are_found_by_a_deep_look_only(site: Site) -> None:
