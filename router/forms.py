@@ -21,6 +21,7 @@ from router.models import (
     ItemState,
     Job,
     Priority,
+    ProofState,
     RoutingMark,
     Rule,
     Series,
@@ -214,6 +215,19 @@ AGES: dict[str, tuple[str, timedelta]] = {
 }
 
 
+PROOFS = [
+    ("proven", "Proven as needed"),
+    ("open", "Not proven yet"),
+    ("unconfirmed", "Unconfirmed"),
+    ("failed", "Proof failed"),
+]
+_PROOF_STATES = {
+    "open": [ProofState.WAITING, ProofState.ASKING, ProofState.AWAITED],
+    "unconfirmed": [ProofState.UNCONFIRMED],
+    "failed": [ProofState.FAILED],
+}
+
+
 class JobFilter(FilterForm):
     """Filters of the jobs: each says which items are meant."""
 
@@ -235,6 +249,9 @@ class JobFilter(FilterForm):
         label="Age",
         choices=[("", "Any"), *[(key, label) for key, (label, _age) in AGES.items()]],
         widget=_select(),
+    )
+    proof = forms.ChoiceField(
+        required=False, label="Proof", choices=[("", "Any"), *PROOFS], widget=_select()
     )
     reason = forms.CharField(required=False, label="Reason", widget=forms.HiddenInput())
 
@@ -267,6 +284,10 @@ class JobFilter(FilterForm):
             items = items.filter(priority=self.value("priority"))
         if self.value("reason"):
             items = items.filter(reason=self.value("reason"))
+        if self.value("proof") == "proven":
+            items = items.delivered().of_enough_grade()
+        elif self.value("proof"):
+            items = items.filter(proving__state__in=_PROOF_STATES[self.value("proof")])
         if self.value("age"):
             items = items.filter(created_at__lt=clock.now() - AGES[self.value("age")][1])
         return items

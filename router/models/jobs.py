@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Coalesce
 
 from router.models.priorities import Priority
 
@@ -255,13 +257,26 @@ class JobItemQuerySet(models.QuerySet["JobItem"]):
 
     def short_of_grade(self) -> "JobItemQuerySet":
         """Items whose proof is weaker than their destination needs it today."""
-        needs = "destination__version__settings__proof"
-        verified = [ProofGrade.VERIFIED, ProofGrade.COMMITTED]
-        return self.filter(
+        return self._with_need().filter(
             Q(proof=ProofGrade.NONE)
-            | Q(**{needs: ProofGrade.VERIFIED.value}) & ~Q(proof__in=verified)
-            | Q(**{needs: ProofGrade.COMMITTED.value}) & ~Q(proof=ProofGrade.COMMITTED)
+            | Q(proof=ProofGrade.ACCEPTED) & ~Q(needed=ProofGrade.ACCEPTED)
+            | Q(proof=ProofGrade.VERIFIED, needed=ProofGrade.COMMITTED)
         )
+
+    def of_enough_grade(self) -> "JobItemQuerySet":
+        """Items that are proven as well as their destination needs it today."""
+        return self._with_need().filter(
+            Q(proof=ProofGrade.COMMITTED)
+            | Q(proof=ProofGrade.VERIFIED) & ~Q(needed=ProofGrade.COMMITTED)
+            | Q(proof=ProofGrade.ACCEPTED, needed=ProofGrade.ACCEPTED)
+        )
+
+    def _with_need(self) -> "JobItemQuerySet":
+        """Know what grade each item's destination needs; settings from before there were any need
+        an answer only."""
+        said = KeyTextTransform("proof", "destination__version__settings")
+        usual = Value(ProofGrade.ACCEPTED.value)
+        return self.alias(needed=Coalesce(said, usual, output_field=models.TextField()))
 
     def disprove(self, *, parked: bool, reason: str, status: int | None) -> int:
         """Delivered → pending, or parked: the far end does not have them."""

@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.destinations import grades
 from router.models import (
+    OPEN_PROOFS,
     UNFINISHED_STATES,
     Decision,
     DecisionOutcome,
@@ -22,9 +24,11 @@ from router.models import (
     Instance,
     JobItem,
     LedgerCheck,
+    Proof,
+    ProofState,
     RoutingMark,
 )
-from router.services import clock, health, lanes
+from router.services import clock, health, lanes, proofs
 from router.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -48,6 +52,7 @@ class _Ledger(Collector):
         """Yield every family."""
         yield from _items()
         yield from _oldest()
+        yield _proofs()
         yield from _totals()
         yield from _waiting()
         yield from _machine()
@@ -80,6 +85,26 @@ def _items() -> Iterator[Metric]:
                 [destination.name, state], counts.get((destination.pk, state.value), 0)
             )
     yield family
+
+
+def _proofs() -> Metric:
+    family = GaugeMetricFamily(
+        "router_proofs",
+        "Delivered items whose proof is open, or that the far end denied and that are not mended.",
+        labels=["destination", "state"],
+    )
+    states = [*OPEN_PROOFS, ProofState.FAILED]
+    groups = Proof.objects.filter(state__in=states).values("destination_id", "state")
+    counts = {
+        (row["destination_id"], row["state"]): row["count"]
+        for row in groups.annotate(count=Count("pk")).order_by()
+    }
+    for destination in Destination.objects.present().select_related("version"):
+        if proofs.grade(destination) != grades.ACCEPTED:
+            for state in states:
+                labels = [destination.name, state.value]
+                family.add_metric(labels, counts.get((destination.pk, state.value), 0))
+    return family
 
 
 def _oldest() -> Iterator[Metric]:

@@ -30,7 +30,15 @@ from router.models import (
     RoutingMark,
     User,
 )
-from router.services import clock, health, heartbeats, lanes, quarantine, users
+from router.services import (
+    clock,
+    health,
+    heartbeats,
+    lanes,
+    proof_story,
+    quarantine,
+    users,
+)
 from router.services.visibility import (
     visible_associations,
     visible_counts,
@@ -144,6 +152,7 @@ def attention(user: User) -> list[Attention]:
         *_disk(user),
         *_stopped(user),
         *_parked(user),
+        *_unconfirmed(user),
         *_quarantined(user),
         *_unmatched(user),
         *_late(user),
@@ -191,6 +200,12 @@ def _parked(user: User) -> Iterable[Attention]:
         yield Attention(
             "parked", group["count"], group["since"], group["destination__name"], group["reason"]
         )
+
+
+def _unconfirmed(user: User) -> Iterable[Attention]:
+    """Destinations that do not say whether they have what they took."""
+    for name, reason, count in proof_story.unconfirmed(user)[:MOST_ROWS]:
+        yield Attention("unconfirmed", count, None, name, reason)
 
 
 def _quarantined(user: User) -> Iterable[Attention]:

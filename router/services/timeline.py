@@ -19,7 +19,6 @@ from router.models import (
     Destination,
     ItemState,
     Job,
-    ProofGrade,
     QuietTimer,
     Receipt,
     ReceiptOutcome,
@@ -28,6 +27,7 @@ from router.models import (
     Study,
     User,
 )
+from router.services import proof_story
 from router.services.visibility import sees_patients, visible_items
 
 # Any in this module: rows of values(), whose columns the query names.
@@ -102,17 +102,6 @@ class Sending:
 
 
 @dataclass(frozen=True)
-class Proof:
-    """How surely a destination has the study's objects."""
-
-    destination: str
-    grade: str
-    label: str
-    objects: int
-    last_at: datetime | None
-
-
-@dataclass(frozen=True)
 class Timeline:
     """All of it, in the order of the page."""
 
@@ -121,7 +110,12 @@ class Timeline:
     undecided: int
     timers: tuple[QuietTimer, ...]
     sendings: tuple[Sending, ...]
-    proofs: tuple[Proof, ...]
+    proofs: tuple[proof_story.Line, ...]
+
+    @property
+    def proof_mood(self) -> str:
+        """Return the worst of the proofs, in the same words as `sending_mood`."""
+        return proof_story.mood(self.proofs)
 
     @property
     def sending_mood(self) -> str:
@@ -154,7 +148,7 @@ def of(study: Study, user: User) -> Timeline:
         undecided=RoutingMark.objects.undecided().filter(instance__study=study).count(),
         timers=tuple(QuietTimer.objects.filter(study=study, fired_at=None).order_by("due_at")),
         sendings=tuple(_sendings(study, user)),
-        proofs=tuple(_proofs(study, user)),
+        proofs=proof_story.of_study(study, user),
     )
 
 
@@ -282,18 +276,6 @@ def _reasons(jobs: Sequence[Job]) -> dict[int, list[str]]:
         if reason:
             found.setdefault(pk, []).append(reason)
     return found
-
-
-def _proofs(study: Study, user: User) -> Iterable[Proof]:
-    proved = visible_items(user).filter(job__study=study).exclude(proof=ProofGrade.NONE)
-    groups = proved.values("destination__name", "proof").annotate(
-        number=Count("pk"), last_at=Max("finished_at")
-    )
-    for row in groups.order_by("destination__name", "proof"):
-        grade = ProofGrade(row["proof"])
-        yield Proof(
-            row["destination__name"], grade.value, grade.label, row["number"], row["last_at"]
-        )
 
 
 def why_not(study: Study, destination: Destination, user: User) -> WhyNot:

@@ -34,6 +34,8 @@ STATES: dict[str, tuple[str, str]] = {
     "parked": ("needs attention", "hand"),
     "held": ("held", "pause"),
     "cancelled": ("cancelled", "x"),
+    "unconfirmed": ("unconfirmed", "circle-help"),
+    "disproved": ("proof failed", "hand"),
     "quarantined": ("quarantined", "shield"),
     "damaged": ("damaged", "hand"),
     "refused": ("refused", "ban"),

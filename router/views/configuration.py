@@ -27,7 +27,7 @@ from router.models import (
     Rule,
     Source,
 )
-from router.services import access, jobs, lane_story, lanes, overview, trials
+from router.services import access, jobs, lane_story, lanes, overview, proof_story, trials
 from router.services.access import requires
 from router.views.listing import page, private, shown
 
@@ -106,6 +106,7 @@ def _destination(request: HttpRequest, name: str) -> dict[str, object]:
         "story": lane_story.read(access.person(request), row),
         "versions": _versions(row),
         "opens_at": lanes.opens_at(row),
+        "proof": proof_story.of_destination(access.person(request), row),
         "can_send_tests": trials.can_send_tests(row.kind),
         "can_rehearse": trials.can_rehearse(row.kind),
     }

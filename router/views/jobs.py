@@ -31,7 +31,8 @@ SORTS = {"created": "id", "rule": "rule"}
 ITEM_SORTS = {"created": "id", "state": "state"}
 HEADS = (
     "Job", "Study Instance UID", "Accession number", "Patient ID", "Destination", "Rule", "Cause",
-    "SOP Instance UID", "State", "Priority", "Tries", "Reason", "Proof", "Chosen", "Finished",
+    "SOP Instance UID", "State", "Priority", "Tries", "Reason", "Proof", "Proof state", "Evidence",
+    "SHA-256 received", "SHA-256 sent", "Chosen", "Finished",
 )  # fmt: skip
 
 PRECEDENCE = {
@@ -140,7 +141,8 @@ def job(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.person(request)
     found = visibility.visible_jobs(user).select_related("study", "destination")
     row = get_object_or_404(found, pk=pk)
-    items = visibility.visible_items(user).filter(job=row).select_related("instance__series")
+    items = visibility.visible_items(user).filter(job=row)
+    items = items.select_related("instance__series", "proving")
     state = request.GET.get("state", "")
     if state in S.values:
         items = items.filter(state=state)
@@ -225,12 +227,13 @@ def _back(request: HttpRequest, data: QueryDict) -> str:
 def _export(request: HttpRequest, items: QuerySet[JobItem]) -> HttpResponseBase:
     clear = visibility.sees_patients(access.person(request))
     audit.record("export", actor=access.actor(request), code="export", target="list of items")
-    rows = items.select_related("job", "destination", "instance__study").order_by("pk")
+    rows = items.select_related("job", "destination", "instance__study", "proving")
+    rows = rows.order_by("pk")
     return as_csv("jobs", HEADS, rows.iterator(2000), lambda item: _cells(item, clear=clear))
 
 
 def _cells(item: JobItem, *, clear: bool) -> tuple[object, ...]:
-    study = item.instance.study
+    study, proof = item.instance.study, getattr(item, "proving", None)
     return (
         item.job_id,
         study.study_instance_uid,
@@ -245,6 +248,10 @@ def _cells(item: JobItem, *, clear: bool) -> tuple[object, ...]:
         item.tries,
         item.reason,
         item.proof,
+        proof.get_state_display() if proof else "",
+        proof.reason if proof else "",
+        item.instance.sha256,
+        item.egress_sha256,
         item.created_at.isoformat(timespec="seconds"),
         item.finished_at.isoformat(timespec="seconds") if item.finished_at else "",
     )
