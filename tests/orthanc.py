@@ -61,10 +61,13 @@ class Orthanc:
     def get(self, path: str) -> Any:
         return json.loads(self.ask(path))
 
-    def ask(self, path: str, data: bytes | None = None) -> bytes:
+    def delete(self, path: str) -> None:
+        self.ask(path, method="DELETE")
+
+    def ask(self, path: str, data: bytes | None = None, *, method: str = "") -> bytes:
         connection = http.client.HTTPConnection(HOST, self.http_port, timeout=20)
         with closing(connection):
-            connection.request("POST" if data else "GET", path, data)
+            connection.request(method or ("POST" if data else "GET"), path, data)
             answer = connection.getresponse()
             body = answer.read()
         assert answer.status == 200, f"{path}: {answer.status}"

@@ -25,11 +25,6 @@ def required(settings: Mapping[str, object]) -> str:
     return str(settings.get("proof") or ACCEPTED)
 
 
-def sufficient(grade: str) -> tuple[str, ...]:
-    """Return the grades that are at least as strong as `grade`."""
-    return GRADES[GRADES.index(grade) :]
-
-
 class GradeField(forms.ChoiceField):
     """The grade that a destination needs, one of those that its kind can reach.
 

@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
+from ingest.receiver import take_report
 from ingest.reports import Unstored
 from router.dicom.commitment import Report
+from router.models import Bell, Commitment
+from router.services import clock
+from tests import factories
 from tests.commitments import WELL_KNOWN, Committer, Manner, Request
 from tests.ingest.conftest import StartReceiver
 from tests.receivers import CT, Running
@@ -210,3 +215,46 @@ def test_many_report_at_once(start_receiver: StartReceiver, taken: Taken) -> Non
     assert {one.transaction_uid for one, _who in taken.reports} == {
         one.transaction_uid for one in requests
     }
+
+
+@pytest.mark.django_db(transaction=True)
+class TestStoring:
+    """What the receiver does with a report (`ingest.receiver.take_report`)."""
+
+    REPORT = Report("2.25.7", frozenset({(CT, "1.2.3")}))
+
+    def test_a_report_on_no_request_of_ours_is_refused(self) -> None:
+        assert take_report(self.REPORT, "ARCHIVE") == 0x0115
+
+    def test_a_report_is_stored(self) -> None:
+        peer = {"host": "127.0.0.1", "port": 104, "ae_title": "ARCHIVE"}
+        pacs = factories.destination(settings=peer)
+        now, version = clock.now(), pacs.version
+        assert version is not None
+        item = factories.item(factories.job(destination=pacs), state="delivered")
+        request = Commitment.objects.create(
+            transaction_uid="2.25.7",
+            destination=pacs,
+            version=version,
+            references_count=1,
+            requested_at=now,
+            until=now,
+        )
+        request.attempts.create(item=item, fence=1, delivery=0, grade="committed", started_at=now)
+        reference = (item.instance.sop_class_uid, item.instance.sop_instance_uid)
+        said = Report("2.25.7", frozenset({reference, (CT, "1.2.3")}))
+        assert take_report(said, "STRANGER") == 0x0115
+        assert take_report(said, "ARCHIVE") == 0
+        row = Commitment.objects.get()
+        assert (row.state, row.report) == (
+            "reported",
+            {"committed": [[*reference]], "failed": []},
+        )
+        assert Bell.objects.filter(key=f"prove:{pacs.pk}", rung=True).exists()
+
+    def test_a_database_that_is_away_is_said(self) -> None:
+        def refuse(*_arguments: object) -> object:
+            raise OperationalError("away")
+
+        with connection.execute_wrapper(refuse), pytest.raises(Unstored):
+            take_report(self.REPORT, "ARCHIVE")

@@ -18,9 +18,10 @@ from router.models import (
     LaneSlot,
     LaneState,
     LedgerCheck,
+    Proof,
     QuietTimer,
 )
-from router.services import claims, clock, heartbeats, indexing, routing, upkeep
+from router.services import claims, clock, heartbeats, indexing, proving, routing, upkeep
 from tests import factories
 from tests.intake import Site, image
 
@@ -106,6 +107,52 @@ def test_deliver_to_a_destination_that_is_gone_is_nothing() -> None:
     tasks.deliver(404, 0)
 
     assert not JobItem.objects.exists()
+
+
+def test_prove_answers_its_bell_and_does_nothing_where_nothing_is_due() -> None:
+    pacs = factories.destination()
+    doorbell.ring("prove", pacs.pk)
+
+    tasks.prove(pacs.pk)
+    tasks.prove(404)
+
+    assert _queued() == set()
+
+
+def test_prove_leaves_it_to_others_where_they_are_enough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Any
+) -> None:
+    settings.DATA_DIR = tmp_path
+    asked: list[int] = []
+    monkeypatch.setattr(proving, "drain", lambda pk, **_: asked.append(pk))
+    monkeypatch.setattr(tasks, "PROVERS", 0)
+    tasks.prove(1)
+    assert asked == []
+    monkeypatch.setattr(tasks, "PROVERS", 1)
+    tasks.prove(1)
+    assert asked == [1]
+
+
+def test_prove_survives_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> int:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(proving, "drain", away)
+    tasks.prove(1)
+
+
+def test_sweep_rings_for_proofs_that_are_due() -> None:
+    peer = {"host": "h", "port": 1, "ae_title": "A", "proof": "verified"}
+    pacs = factories.destination(settings=peer)
+    item = factories.item(factories.job(destination=pacs), state=ItemState.DELIVERED)
+    due = clock.now() + timedelta(minutes=1)
+    Proof.objects.create(item=item, destination=pacs, study=item.job.study, delivery=0, due_at=due)
+
+    tasks.sweep()
+    assert f"prove:{pacs.pk}" not in _queued()
+    with clock.shifted(timedelta(minutes=2)):
+        tasks.sweep()
+    assert f"prove:{pacs.pk}" in _queued()
 
 
 def test_canary_shows_that_a_worker_answers() -> None:

@@ -108,6 +108,11 @@ def test_a_rule_is_live_unless_it_says_otherwise() -> None:
 
 
 WRONG = [
+    (
+        "version: 1\ndestinations:\n  - {name: x, kind: folder, path: /o,\n     proof: committed}",
+        "line 4: destinations[0].proof: committed is not possible here; accepted or verified is"
+        " expected. Storage commitment is asked of dicom destinations.",
+    ),
     ("version: 2", "line 1: version: version 2 is unknown; expected 1"),
     ("version: true", "line 1: version: version true is unknown; expected 1"),
     ("rules: []", "line 1: the key 'version' is missing; write version: 1"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from router.destinations import KINDS, folder, placing
-from router.destinations.base import Context, Outgoing, Result, Sender
+from router.destinations.base import Confirming, Context, Outgoing, Result, Sender
 from router.destinations.outcomes import Outcome
 from router.dicom import part10
 from tests.router.destinations.objects import EXPLICIT, IMPLICIT, made, real_files, stored
@@ -266,3 +266,70 @@ class TestVerify:
         (root / "file").write_bytes(b"")
         [step] = sender(root / "file" / "below").verify().steps
         assert (step.name, step.ok) == ("folder", False)
+
+
+# --- reading back --------------------------------------------------------------------------------
+def confirmed(root: Path, items: list[Outgoing], context: Context | None = None) -> list[str]:
+    there = sender(root)
+    assert isinstance(there, Confirming)
+    answers = list(there.confirm(items, context or Context()))
+    assert [answer.item_id for answer in answers] == [item.item_id for item in items]
+    assert not any("1.2.3" in answer.detail or "P1" in answer.detail for answer in answers)
+    return [answer.state for answer in answers]
+
+
+def test_what_was_written_is_read_back(root: Path, kept_in: Path) -> None:
+    items = [made(kept_in, item_id=number) for number in range(1, 6)]
+    send(root, items)
+    assert confirmed(root, items) == ["present"] * 5
+    first, second, third, *_ = (root / name for name in files(root))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-1] + b"\1")
+    os.truncate(third, 200)
+    assert confirmed(root, items) == ["absent", "different", "different", "present", "present"]
+    assert files(root) == [str(path.relative_to(root)) for path in sorted(root.rglob("*.dcm"))]
+
+
+def test_a_number_beside_its_path_is_looked_at_too(root: Path, kept_in: Path) -> None:
+    one = made(kept_in, item_id=1)
+    other = dataclasses.replace(made(kept_in, item_id=2, PatientID="Q"), item_id=3)
+    layout = {"layout": "same.dcm"}
+    both = list(sender(root, **layout).send([one, other], Context()))
+    assert [result.outcome for result in both] == [Outcome.DELIVERED, Outcome.WARNING]
+    there = sender(root, **layout)
+    assert isinstance(there, Confirming)
+    answers = there.confirm([other, one], Context())
+    assert [answer.state for answer in answers] == ["present", "present"]
+
+
+def test_another_syntax_is_another_object(root: Path, kept_in: Path) -> None:
+    item = made(kept_in)
+    send(root, [item])
+    assert confirmed(root, [dataclasses.replace(item, transfer_syntax=IMPLICIT)]) == ["different"]
+
+
+def test_a_folder_that_is_not_there_says_nothing(root: Path, kept_in: Path) -> None:
+    """It may be a volume that is not mounted; nothing is made by looking."""
+    items = [made(kept_in)]
+    send(root, items)
+    root.rename(root.with_name("away"))
+    assert confirmed(root, items) == ["unknown"]
+    assert not root.exists()
+    root.mkdir()
+    assert confirmed(root, items) == ["absent"]
+    assert not list(root.iterdir())
+
+
+def test_a_link_out_of_the_folder_is_not_followed_to_read(root: Path, kept_in: Path) -> None:
+    items = [made(kept_in)]
+    send(root, items)
+    study = root / "1.2.3.1"
+    study.rename(root.with_name("elsewhere"))
+    study.symlink_to(root.with_name("elsewhere"))
+    assert confirmed(root, items) == ["unknown"]
+
+
+def test_a_stop_ends_the_reading(root: Path, kept_in: Path) -> None:
+    items = [made(kept_in)]
+    send(root, items)
+    assert confirmed(root, items, Context(abort=lambda: True)) == ["unknown"]

@@ -25,6 +25,7 @@ from router.models import (
     DestinationVersion,
     ItemState,
     JobItem,
+    Lane,
     LaneState,
     Role,
     RoutingDefaults,
@@ -331,6 +332,27 @@ class TestRevisions:
         assert when is not None
         assert when["not"]["value"] == "0042"
 
+    def test_a_raised_grade_has_earlier_deliveries_enrolled(self) -> None:
+        """A lowered one, another setting and a new destination do not."""
+        for grade, enrols in (
+            ("verified", False),
+            ("committed", True),
+            ("verified", False),
+            ("accepted", False),
+            ("verified", True),
+        ):
+            apply(TEXT.replace("ae_title: PACS,", f"ae_title: PACS, proof: {grade},"))
+            lanes = Lane.objects.filter(destination__name="pacs", enrol_at__gt=now())
+            assert lanes.exists() == enrols, grade
+            Lane.objects.update(enrol_at=None)
+
+    def test_changed_settings_have_it_asked_at_once(self) -> None:
+        apply(TEXT)
+        Lane.objects.update(proof_failures=3, proof_resume_at=now(), proof_reason="gone")
+        apply(TEXT.replace("associations: 3", "associations: 2"))
+        lane = Lane.objects.get(destination__name="pacs")
+        assert (lane.proof_failures, lane.proof_resume_at, lane.proof_reason) == (0, None, "")
+
     def test_roll_back_to_nowhere_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="there is no revision 9"):
             config.roll_back(9, actor=ACTOR)
@@ -347,6 +369,18 @@ class TestAfterCommit:
             ("ct", "CT1", "versions")
         ]
         assert json.loads(text)["sources"][0]["hosts"] == ["10.1.0.0/16"]
+
+    def test_the_receiver_can_read_who_may_report(self, data_folder: Path) -> None:
+        """Enabled `dicom` destinations, and nothing of the others."""
+        more = (
+            "  - {name: off, kind: dicom, host: h, port: 1, ae_title: OFF, enabled: false}\nrules:"
+        )
+        own = TEXT.replace("ae_title: PACS,", "ae_title: PACS, calling_ae: US,")
+        apply(own.replace("rules:", more, 1))
+        found = parse((data_folder / config.SOURCES_FILE).read_text())
+        assert [(one.ae_title, one.host, one.calling_ae) for one in found.peers] == [
+            ("PACS", "127.0.0.1", "US")
+        ]
 
     def test_publishing_again_writes_only_what_is_new(self, data_folder: Path) -> None:
         assert config.publish_sources()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from router.services.turns import turn
+from router.services.turns import one_of, turn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,6 +49,16 @@ def test_a_turn_not_given_is_not_taken_away() -> None:
     with turn("route"):
         assert not _elsewhere("route")
         assert not _elsewhere("route")
+
+
+def test_of_several_turns_each_is_one_s() -> None:
+    with one_of("prove", 2) as first, turn("prove-1") as second:
+        assert (first, second) == (True, True)
+        with one_of("prove", 1) as again:
+            assert again is (connection.vendor == "postgresql")  # the same connection's own lock
+        assert _elsewhere("prove-0") is False
+        assert _elsewhere("prove-1") is False
+    assert _elsewhere("prove-0") is True
 
 
 def test_a_lost_connection_ends_the_turn() -> None:
