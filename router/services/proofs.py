@@ -34,7 +34,18 @@ log = logging.getLogger(__name__)
 ENROL_AFTER = timedelta(seconds=60)
 """Longer than any delivery's transaction that may not have seen yet that a grade was raised."""
 ENROL = 1000
-_NEW = ("state", "due_at", "owner", "lease_until", "delivery", "tries", "absences", "reason")
+_NEW = (
+    "destination",
+    "study",
+    "state",
+    "due_at",
+    "owner",
+    "lease_until",
+    "delivery",
+    "tries",
+    "absences",
+    "reason",
+)
 
 
 def settings_of(destination: Destination) -> Mapping[str, object]:

@@ -151,7 +151,7 @@ def test_a_worker_that_dies_before_the_report_costs_nothing(
         archive.dropped.clear()
         archive.objects.clear()
         archive.requests.clear()
-        objects = send(product)
+        objects = send(product, studies=1)  # a request waits until all of a study is delivered
         wait_until(lambda: archive.requests, seconds=60, what="a request")
         kill_cluster(product, None)  # type: ignore[arg-type]  # it looks at no sink
         wait_proven(product, objects, "committed", seconds=200)

@@ -11,6 +11,7 @@ from tests.senders import ABORT, IMPLICIT_LITTLE, RELEASE_RQ, VERIFICATION
 Session = tuple[bytes, ...]
 
 APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
+COMMITMENT = "1.2.840.10008.1.20.1"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 
 
@@ -128,6 +129,25 @@ def foreign() -> Session:
     return (pdata(pdv(3, 3, find)), pdata(pdv(3, 2, b"identifier")))
 
 
+def report() -> Session:
+    """A report on a commitment, on context 5."""
+    event = command(
+        element(0x0002, uid(COMMITMENT)),
+        element(0x0100, us(0x0100)),
+        element(0x0110, us(9)),
+        element(0x0800, us(0)),
+        element(0x1000, uid(f"{COMMITMENT}.1")),
+        element(0x1002, us(2)),
+    )
+    information = element(0x1195, uid("2.25.7"), group=8)
+    for tag, reason in ((0x1198, element(0x1197, us(0x0112), group=8)), (0x1199, b"")):
+        one = element(0x1150, uid(CT), group=8) + element(0x1155, uid("1.2.3.4"), group=8)
+        wrapped = element(0xE000, one + reason, group=0xFFFE)
+        information += element(tag, wrapped, group=8)
+    return (pdata(pdv(5, 3, event)), pdata(pdv(5, 2, information)))
+
+
+_REPORTER = item(0x54, struct.pack(">H", len(COMMITMENT)) + COMMITMENT.encode() + b"\0\1")
 _ROLE = item(0x54, struct.pack(">H", len(CT)) + CT.encode() + b"\1\1")
 _IDENTITY = item(0x58, b"\2\1\0\4user\0\6secret")
 _EXTENDED = item(0x56, struct.pack(">H", len(CT)) + CT.encode() + b"\2\0\0\0\1\0")
@@ -150,6 +170,15 @@ RECORDED: dict[str, Session] = {
         associate(contexts=((VERIFICATION, (IMPLICIT_LITTLE,)), (CT, (EXPLICIT_LITTLE,)))
                   + ((MR, (IMPLICIT_LITTLE, EXPLICIT_LITTLE)),) * 126),
         *store(11),
+        RELEASE_RQ,
+    ),
+    "report": (
+        associate(
+            contexts=((VERIFICATION, (IMPLICIT_LITTLE,)), (CT, (EXPLICIT_LITTLE,)),
+                      (COMMITMENT, (IMPLICIT_LITTLE,))),
+            user=_REPORTER,
+        ),
+        *report(),
         RELEASE_RQ,
     ),
     "unknown_called": (associate(called=b"OTHER"),),

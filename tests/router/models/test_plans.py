@@ -15,6 +15,8 @@ from router.models import (
     ItemState,
     JobItem,
     Priority,
+    Proof,
+    ProofState,
     Receipt,
     RoutingMark,
     Study,
@@ -44,16 +46,17 @@ class Explained(Protocol):
 
 def _copy(row: models.Model, changes: Mapping[str, str], *, rows: int = ROWS) -> None:
     """Copy a row; `changes` are columns as SQL over the running number `i`."""
-    table = row._meta.db_table
+    table, key = row._meta.db_table, row._meta.pk
+    assert key is not None
     columns = [field.column for field in row._meta.concrete_fields]
-    values = {"id": f"{BASE} + i", **changes}
+    values = {key.column: f"{BASE} + i", **changes}
     chosen = ", ".join(values.get(column, f'"{column}"') for column in columns)
     names = ", ".join(f'"{column}"' for column in columns)
     with connection.cursor() as cursor:
         cursor.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < "  # noqa: S608
             f"{rows}) INSERT INTO {table} ({names}) SELECT {chosen} FROM {table}, n "
-            f"WHERE {table}.id = {row.pk}"
+            f"WHERE {table}.{key.column} = {row.pk}"
         )
 
 
@@ -201,6 +204,39 @@ def test_a_claim_of_fifty_thousand_waiting_items_sorts_nothing() -> None:
         assert not re.search(r"\bSort\b|TEMP B-TREE", plan), plan
         priorities = list(claim.values_list("priority", flat=True)[:100])
         assert len(set(priorities)) == 1
+
+
+def test_what_is_to_be_proven_is_found_among_what_is() -> None:
+    """Nearly all is proven; a little waits, is asked for, or is awaited."""
+    item = factories.item(state=ItemState.DELIVERED)
+    _copy(item, {"cause": "'manual'", "job_id": str(item.job_id), "transform": "'t' || i"})
+    proof = Proof.objects.create(
+        item=item, destination=item.destination, study=item.job.study, delivery=0
+    )
+    state = "CASE WHEN i % 1000 = 0 THEN 'waiting' WHEN i % 1000 = 1 THEN 'awaited' "
+    state += "WHEN i % 1000 = 2 THEN 'asking' ELSE 'proven' END"
+    moment = "(SELECT created_at FROM router_jobitem LIMIT 1)"
+    _copy(
+        proof,
+        {
+            "state": state,
+            "due_at": f"CASE WHEN i % 1000 < 2 THEN {moment} ELSE NULL END",
+            "lease_until": f"CASE WHEN i % 1000 = 2 THEN {moment} ELSE NULL END",
+        },
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    now = clock.now() + timedelta(seconds=1)
+    proofs = Proof.objects.filter(destination=item.destination)
+    queries = {
+        "is a proof due": (proofs.due(now)[:1], "proof_"),
+        "the claim of proofs": (proofs.due(now).order_by("due_at", "pk")[:2000], "proof_"),
+        "what is overdue": (proofs.overdue(now).order_by("due_at")[:1000], "proof_"),
+        "lost askers": (Proof.objects.expired(now).order_by("lease_until")[:500], "proof_leased"),
+        "what is unconfirmed": (proofs.filter(state=ProofState.UNCONFIRMED), "proof_"),
+    }
+    found = {name: _objection(*query) for name, query in queries.items()}
+    assert {name: plan for name, plan in found.items() if plan} == {}
 
 
 def _run(site: Site) -> list[tuple[str, Any]]:
