@@ -132,6 +132,7 @@ def _sweep() -> None:
     _spare_after_silence()
     delivery.recover_lost()
     proofs.recover_lost()
+    lanes.end_drains()
     if routing.marks_due():
         doorbell.ring("route")
     if routing.timers_due():

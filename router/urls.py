@@ -49,6 +49,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("destinations/<slug:name>/rehearse/", configuration.rehearse, name="destination-rehearse"),
     path("destinations/<slug:name>/resume/", configuration.resume, name="destination-resume"),
     path("destinations/<slug:name>/pause/", configuration.pause, name="destination-pause"),
+    path("destinations/<slug:name>/drain/", configuration.drain, name="destination-drain"),
     path("secrets/", secrets.stored, name="secrets"),
     path("secrets/<slug:name>/remove/", secrets.remove, name="secret-remove"),
     path("sources/", configuration.sources, name="sources"),

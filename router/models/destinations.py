@@ -73,6 +73,9 @@ class LaneState(models.TextChoices):
 class Lane(models.Model):
     """The running state of a destination: failures, next try, last answers.
 
+    With ``drain_to`` it finishes its items up to that one and takes none that came later, until it
+    is resumed. ``ill_since`` is when it began to fail, or was paused or drained.
+
     `proof_failures` and the like are of questions for proof, which fail for themselves. After its
     grade was raised, what it got before is enrolled for proof from `enrol_at` on, up to the item
     `enrolled_to` so far.
@@ -85,6 +88,8 @@ class Lane(models.Model):
     resume_at = models.DateTimeField(null=True)
     failures = models.PositiveIntegerField(default=0)
     paced_until = models.DateTimeField(null=True)
+    drain_to = models.BigIntegerField(null=True)
+    ill_since = models.DateTimeField(null=True)
     reason = models.CharField(max_length=500, blank=True, default="")
     proof_failures = models.PositiveIntegerField(default=0)
     proof_resume_at = models.DateTimeField(null=True)

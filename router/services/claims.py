@@ -168,7 +168,7 @@ def claim(
 def _next_due(
     destination: Destination, turn: int, most: int, now: datetime
 ) -> list[precedence.Row]:
-    due = JobItem.objects.filter(destination=destination).due(now)
+    due = lanes.due(destination, now)
     is_ordered = lanes.is_ordered(destination)
     if is_ordered:
         due = _in_order(due, destination, now)

@@ -87,8 +87,7 @@ def _ring_next(destination: Destination, number: int) -> None:
     if number + 1 >= lanes.slots(destination):
         return
     try:
-        waiting = JobItem.objects.filter(destination=destination).due(clock.now())
-        if waiting.exists() and lanes.admits(destination, number + 1):
+        if lanes.due(destination, clock.now()).exists() and lanes.admits(destination, number + 1):
             doorbell.ring("deliver", destination.pk, number + 1)
     except TROUBLE:
         if connection.in_atomic_block:

@@ -6,6 +6,8 @@ what is left.
 """
 
 from django.db import connection, transaction
+from django.db.models import F, Value
+from django.db.models.functions import Coalesce
 
 from router import doorbell
 from router.models import (
@@ -20,7 +22,7 @@ from router.models import (
     Study,
 )
 from router.models.jobs import JobItemQuerySet
-from router.services import audit, routing
+from router.services import audit, clock, lanes, routing
 from router.services.actors import Actor
 
 
@@ -112,8 +114,10 @@ def resume_lane(destination: Destination, *, actor: Actor) -> bool:
     Returns:
         False when it was open already.
     """
-    lane = Lane.objects.filter(destination=destination).exclude(state=LaneState.OPEN)
-    resumed = lane.update(state=LaneState.OPEN, failures=0, resume_at=None, reason="")
+    lane = Lane.objects.filter(destination=destination)
+    resumed = lane.exclude(state=LaneState.OPEN, drain_to=None).update(
+        **lanes.OPENED, drain_to=None
+    )
     if resumed:
         doorbell.ring("deliver", destination.pk, 0)
         audit.record(
@@ -127,15 +131,38 @@ def resume_lane(destination: Destination, *, actor: Actor) -> bool:
 
 @transaction.atomic
 def pause_lane(destination: Destination, *, actor: Actor) -> bool:
-    """Stop a destination from taking work until it is resumed.
+    """Stop a destination from beginning anything until it is resumed.
 
     Returns:
         False when it was paused already.
     """
     lane = Lane.objects.filter(destination=destination).exclude(state=LaneState.PAUSED)
-    paused = lane.update(state=LaneState.PAUSED, reason=f"Paused by {actor.name}.")
+    since = Coalesce(F("ill_since"), Value(clock.now()))
+    reason = f"Paused by {actor.name}."
+    paused = lane.update(state=LaneState.PAUSED, reason=reason, drain_to=None, ill_since=since)
     if paused:
         audit.record(
             "lane.paused", actor=actor, code="security", target=f"destination {destination.name}"
         )
     return bool(paused)
+
+
+@transaction.atomic
+def drain_lane(destination: Destination, *, actor: Actor) -> bool:
+    """Have a destination finish what is open and take nothing that comes from now on.
+
+    Once all of that is done it is paused.
+
+    Returns:
+        False when it is paused or stopped, or drained already.
+    """
+    newest = JobItem.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+    lane = Lane.objects.filter(destination=destination, drain_to=None)
+    runs = lane.filter(state__in=[LaneState.OPEN, LaneState.BACKOFF])
+    since = Coalesce(F("ill_since"), Value(clock.now()))
+    drained = runs.update(drain_to=newest, ill_since=since)
+    if drained:
+        audit.record(
+            "lane.drained", actor=actor, code="security", target=f"destination {destination.name}"
+        )
+    return bool(drained)

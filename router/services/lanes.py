@@ -4,19 +4,31 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any  # values of columns
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Case, F, Q, Value, When
+from django.db.models.functions import Coalesce
 
 from router.destinations import windows
 from router.destinations.base import Result
 from router.destinations.fields import seconds
 from router.models import Destination, ItemState, JobItem, Lane, LaneState, Priority
+from router.models.jobs import JobItemQuerySet
 from router.services import clock
 
 MOST_CUTS = 3
 """So often an item may end without an answer before it is left to its own pauses."""
 
+OPENED: dict[str, Any] = {
+    "state": LaneState.OPEN,
+    "failures": 0,
+    "resume_at": None,
+    "reason": "",
+    "ill_since": None,
+}
+"""What a lane is that is well again."""
+DRAINED = "Drained: what was open is done; what came later waits until it is resumed."
 log = logging.getLogger(__name__)
 
 
@@ -81,6 +93,14 @@ def may_run(destination: Destination) -> bool:
     )
 
 
+def due(destination: Destination, now: datetime) -> JobItemQuerySet:
+    """Return the items that may be claimed for a destination now, were its lane to run; of one that
+    is drained those that came too late are not."""
+    items = JobItem.objects.filter(destination=destination).due(now)
+    last = destination.lane.drain_to
+    return items if last is None else items.filter(pk__lte=last)
+
+
 def admits(destination: Destination, slot_number: int) -> bool:
     """Tell whether a slot may claim now; of a lane that failed only the first one probes, so that a
     dead destination costs one connection for each pause however wide its lane is."""
@@ -100,7 +120,8 @@ def update(destination: Destination, results: Sequence[Result], *, delivered: bo
     elif delivered or any(result.status is not None for result in results):
         recovered = lane.exclude(failures=0, state=LaneState.OPEN)
         recovered = recovered.filter(state__in=[LaneState.OPEN, LaneState.BACKOFF])
-        if recovered.update(state=LaneState.OPEN, failures=0, resume_at=None, reason=""):
+        well = Case(When(drain_to=None, then=None), default=F("ill_since"))
+        if recovered.update(**OPENED | {"ill_since": well}):
             _wake_waiting(destination, now)
     if delivered and failed is None:
         assert destination.version is not None  # noqa: S101 - drain() has checked
@@ -109,7 +130,12 @@ def update(destination: Destination, results: Sequence[Result], *, delivered: bo
 
 def _fail_lane(destination: Destination, failed: Result, now: datetime) -> None:
     lane = Lane.objects.filter(destination=destination)
-    change: dict[str, object] = {"reason": failed.detail[:500], "last_failure_at": now}
+    since = Coalesce(F("ill_since"), Value(now))
+    change: dict[str, object] = {
+        "reason": failed.detail[:500],
+        "last_failure_at": now,
+        "ill_since": since,
+    }
     if failed.lane == "configuration":
         change |= {"state": LaneState.STOPPED, "resume_at": None}
     else:
@@ -133,6 +159,18 @@ def due_destinations() -> Iterator[int]:
     """Yield the destinations that have due items and a lane that may run."""
     now = clock.now()
     for destination in Destination.objects.active().select_related("lane", "version"):
-        items = JobItem.objects.filter(destination=destination).due(now)
-        if items.exists() and may_run(destination):
+        if due(destination, now).exists() and may_run(destination):
             yield destination.pk
+
+
+def end_drains() -> int:
+    """Pause the lanes that have finished all that they were to finish; return how many."""
+    return sum(_end_drain(lane) for lane in Lane.objects.exclude(drain_to=None))
+
+
+def _end_drain(lane: Lane) -> int:
+    items = JobItem.objects.filter(destination=lane.destination_id, pk__lte=lane.drain_to)
+    if items.open().exists():
+        return 0
+    mine = Lane.objects.filter(pk=lane.pk, drain_to=lane.drain_to)
+    return mine.update(state=LaneState.PAUSED, drain_to=None, resume_at=None, reason=DRAINED)

@@ -118,6 +118,7 @@ class DestinationRow:
     oldest: datetime | None
     per_minute: float
     alarm_at: datetime | None
+    is_draining: bool
 
 
 @dataclass(frozen=True)
@@ -370,6 +371,7 @@ def _destination(row: Destination, backlog: dict[str, Any], finished: int) -> De
         oldest=backlog.get("oldest"),
         per_minute=finished / 5,
         alarm_at=lanes.alarm_at(row, backlog.get("oldest")),
+        is_draining=lane.drain_to is not None,
     )
 
 

@@ -68,14 +68,14 @@ def whole_series(due: JobItemQuerySet, rows: Sequence[Row]) -> list[Row]:
 
 def first_due(destination: Destination, now: datetime) -> Priority | None:
     """Return the priority of the most urgent item that is due to a destination."""
-    due = JobItem.objects.filter(destination=destination).due(now).in_turn()
+    due = lanes.due(destination, now).in_turn()
     found = due.values_list("priority", flat=True).first()
     return None if found is None else Priority(found)
 
 
 def is_more_urgent_due(destination: Destination, than: Priority, now: datetime) -> bool:
     """Tell whether something more urgent is due to the same destination."""
-    due = JobItem.objects.filter(destination=destination, priority__lt=than).due(now)
+    due = lanes.due(destination, now).filter(priority__lt=than)
     return than > Priority.URGENT and due.exists()
 
 
@@ -97,8 +97,8 @@ def must_give_way(destination: Destination, now: datetime, *, mine: Priority | N
     if mine is None or mine == Priority.URGENT:
         return False
     for other in _unserved(now).exclude(pk=destination.pk):
-        due = JobItem.objects.filter(destination=other, created_at__lte=now - AT_ONCE)
-        if due.filter(priority__lt=mine).due(now).exists() and lanes.may_run(other):
+        due = lanes.due(other, now).filter(priority__lt=mine, created_at__lte=now - AT_ONCE)
+        if due.exists() and lanes.may_run(other):
             doorbell.ring("deliver", other.pk, 0)
             return True
     return False

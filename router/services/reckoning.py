@@ -92,7 +92,8 @@ def unfinished() -> dict[str, int]:
         destination__lane__state=LaneState.BACKOFF, destination__lane__resume_at__lte=now
     )
     due = JobItem.objects.due(now).filter(running, destination__enabled=True)
-    due = due.filter(destination__removed=False)
+    in_time = Q(destination__lane__drain_to=None) | Q(pk__lte=F("destination__lane__drain_to"))
+    due = due.filter(in_time, destination__removed=False)
     counts = {
         "objects in the inbox": len(archive.acknowledged()),
         "undecided marks": RoutingMark.objects.undecided().count(),

@@ -25,7 +25,7 @@ from router.models import (
     Source,
     User,
 )
-from router.services import audit, pacing, proofs, secrets
+from router.services import audit, lanes, pacing, proofs, secrets
 from router.services.actors import Actor
 
 
@@ -273,7 +273,7 @@ def _open_lane(row: Destination, *, again: bool) -> None:
     if again:
         Lane.objects.filter(
             destination=row, state__in=[LaneState.STOPPED, LaneState.BACKOFF]
-        ).update(state=LaneState.OPEN, failures=0, resume_at=None, reason="")
+        ).update(**lanes.OPENED)
         Lane.objects.filter(destination=row).update(
             proof_failures=0, proof_resume_at=None, proof_reason=""
         )

@@ -53,6 +53,7 @@ STATES: dict[str, tuple[str, str]] = {
     "overdue": ("overdue", "hand"),
     "gaps": ("gaps in the ledger", "hand"),
     "paused": ("paused", "pause"),
+    "draining": ("draining", "clock"),
     "disabled": ("disabled", "x"),
     "alive": ("running", "check"),
     "silent": ("silent", "hand"),

@@ -197,6 +197,18 @@ def pause(request: HttpRequest, name: str) -> HttpResponse:
     return redirect(f"/destinations/{name}/")
 
 
+@requires(Permission.PAUSE)
+@require_POST
+def drain(request: HttpRequest, name: str) -> HttpResponse:
+    """Have a destination finish what is open and take nothing new."""
+    row = get_object_or_404(Destination.objects.present(), name=name)
+    if jobs.drain_lane(row, actor=access.actor(request)):
+        messages.success(request, f"{name} is drained: it sends what is open and takes no more.")
+    else:
+        messages.warning(request, f"Nothing was changed: {name} is drained or stands already.")
+    return redirect(f"/destinations/{name}/")
+
+
 @requires(Permission.SEE_CONFIG)
 @require_safe
 def sources(request: HttpRequest) -> HttpResponse:

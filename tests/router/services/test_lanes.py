@@ -8,8 +8,9 @@ from pytest_django.fixtures import Settings
 from router.destinations.base import Lane as Trouble
 from router.destinations.base import Result
 from router.destinations.outcomes import Outcome
-from router.models import Destination, ItemState, JobItem, Lane, LaneState
-from router.services import clock, lanes
+from router.models import AuditEvent, Destination, ItemState, JobItem, Lane, LaneState
+from router.services import clock, jobs, lanes
+from router.services.actors import SYSTEM
 from tests import factories
 
 MINUTE = timedelta(minutes=1)
@@ -182,3 +183,71 @@ def test_due_destinations_have_due_items_and_a_lane_that_runs() -> None:
             state, due_at = ItemState.DELIVERED if name == "idle" else ItemState.PENDING, None
         factories.item(factories.job(destination=row), state=state, due_at=due_at)
     assert set(lanes.due_destinations()) == {rows["due"].pk, rows["probe"].pk}
+
+
+def _open_items(row: Destination, *states: ItemState) -> list[JobItem]:
+    job = factories.job(destination=row)
+    return [factories.item(job, state=state, due_at=clock.now()) for state in states]
+
+
+def test_a_lane_that_is_drained_finishes_what_is_open_and_takes_nothing_new() -> None:
+    row = _destination()
+    before = _open_items(row, ItemState.PENDING, ItemState.WAITING)
+    assert jobs.drain_lane(row, actor=SYSTEM)
+    assert not jobs.drain_lane(row, actor=SYSTEM)
+    _open_items(row, ItemState.PENDING)
+    fresh = Destination.objects.get(pk=row.pk)
+    assert set(lanes.due(fresh, clock.now())) == set(before)
+    assert lanes.end_drains() == 0
+    JobItem.objects.filter(pk__in=[one.pk for one in before]).update(state=ItemState.DELIVERED)
+    assert list(lanes.due_destinations()) == []
+    assert lanes.end_drains() == 1
+    lane = Lane.objects.get()
+    assert (lane.state, lane.drain_to, lane.reason) == (LaneState.PAUSED, None, lanes.DRAINED)
+    assert lane.ill_since is not None
+    assert jobs.resume_lane(row, actor=SYSTEM)
+    assert list(lanes.due_destinations()) == [row.pk]
+    assert Lane.objects.get().ill_since is None
+    events = AuditEvent.objects.order_by("pk").values_list("event", flat=True)
+    assert list(events) == ["lane.drained", "lane.resumed"]
+
+
+def test_an_item_that_is_being_sent_keeps_a_drain_open_and_a_parked_one_does_not() -> None:
+    row = _destination()
+    leased, _parked = _open_items(row, ItemState.LEASED, ItemState.PARKED)
+    jobs.drain_lane(row, actor=SYSTEM)
+    assert lanes.end_drains() == 0
+    JobItem.objects.filter(pk=leased.pk).update(state=ItemState.DELIVERED)
+    assert lanes.end_drains() == 1
+
+
+def test_a_drain_outlives_a_failure_and_ends_when_it_is_resumed() -> None:
+    row = _destination()
+    _open_items(row, ItemState.PENDING)
+    jobs.drain_lane(row, actor=SYSTEM)
+    began = Lane.objects.get().ill_since
+    lanes.update(row, _failed("transport"), delivered=False)
+    lanes.update(row, [], delivered=True)
+    lane = Lane.objects.get()
+    assert (lane.state, lane.ill_since) == (LaneState.OPEN, began)
+    assert lane.drain_to is not None
+    assert jobs.resume_lane(row, actor=SYSTEM)
+    assert Lane.objects.get().drain_to is None
+
+
+@pytest.mark.parametrize("state", [LaneState.PAUSED, LaneState.STOPPED])
+def test_a_lane_that_stands_is_not_drained(state: LaneState) -> None:
+    assert not jobs.drain_lane(_destination(state=state), actor=SYSTEM)
+
+
+def test_a_lane_is_ill_from_its_first_failure_until_it_is_well() -> None:
+    row = _destination()
+    lanes.update(row, _failed("transport"), delivered=False)
+    since = Lane.objects.get().ill_since
+    assert since is not None
+    with clock.shifted(MINUTE):
+        lanes.update(row, _failed("transport"), delivered=False)
+        jobs.pause_lane(row, actor=SYSTEM)
+    assert Lane.objects.get().ill_since == since
+    jobs.resume_lane(row, actor=SYSTEM)
+    assert Lane.objects.get().ill_since is None

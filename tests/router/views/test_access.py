@@ -62,6 +62,7 @@ POSTS: dict[str, tuple[dict[str, object], set[str]]] = {
     "quarantine-release": ({"pk": -1}, RUNNERS),
     "quarantine-discard": ({"pk": -1}, RUNNERS),
     "destination-resume": ({"name": "pacs-2"}, RUNNERS),
+    "destination-drain": ({"name": "archive"}, RUNNERS),
     "destination-pause": ({"name": "archive"}, RUNNERS),
     "destination-verify": ({"name": "research"}, RUNNERS),
     "destination-rehearse": ({"name": "research"}, RUNNERS),

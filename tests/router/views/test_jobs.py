@@ -168,6 +168,18 @@ def test_resumes_and_pauses_a_lane(client_for: ClientFor, story: Study) -> None:
 
 
 @pytest.mark.django_db
+def test_drains_a_lane(client_for: ClientFor, story: Study) -> None:
+    client = client_for("operator")
+
+    done = client.post("/destinations/archive/drain/", follow=True).content.decode()
+
+    assert "archive is drained" in done
+    assert "state-draining" in done
+    again = client.post("/destinations/archive/drain/", follow=True).content.decode()
+    assert "Nothing was changed" in again
+
+
+@pytest.mark.django_db
 def test_verification_shows_its_steps(client_for: ClientFor, tmp_path: object) -> None:
     settings = {"path": str(tmp_path), "layout": "{SOPInstanceUID}.dcm", "mode": "0640"}
     factories.destination("disk", kind="folder", settings=settings)
