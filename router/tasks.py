@@ -14,8 +14,10 @@ from router.services import (
     claims,
     clock,
     delivery,
+    failover,
     heartbeats,
     lanes,
+    probing,
     proofs,
     proving,
     reckoning,
@@ -31,6 +33,7 @@ from router.services.outages import TROUBLE
 log = logging.getLogger(__name__)
 
 ROUTE_SECONDS = 20.0
+MOVE_SECONDS = 20.0
 PLAN_SECONDS = 20.0
 PROVERS = max(1, settings.WORKERS // 4)
 """Processes that may wait for the answers to questions at a time: the others deliver."""
@@ -111,6 +114,22 @@ def reckon() -> None:
         reckoning.reckon_and_keep()
 
 
+def move_studies() -> None:
+    """Move studies from members of groups that are ill; one process at a time."""
+    close_old_connections()
+    doorbell.answered("move_studies")
+    with turns.turn("groups") as is_mine:
+        if is_mine:
+            failover.run(MOVE_SECONDS)
+
+
+def probe(destination_id: int) -> None:
+    """Ask a member of a group that does not answer whether it is well again."""
+    close_old_connections()
+    doorbell.answered("probe", destination_id)
+    probing.probe(destination_id)
+
+
 def canary() -> None:
     """Show that a worker answers."""
     close_old_connections()
@@ -141,6 +160,10 @@ def _sweep() -> None:
         doorbell.ring("reckon")
     for destination_id in lanes.due_destinations():
         doorbell.ring("deliver", destination_id, 0)
+    if failover.is_due():
+        doorbell.ring("move_studies")
+    for destination_id in probing.due():
+        doorbell.ring("probe", destination_id)
     for destination_id in proofs.due_destinations():
         doorbell.ring("prove", destination_id)
     replays.ring_due()

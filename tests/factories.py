@@ -23,6 +23,7 @@ from router.models import (
     CounterKind,
     Decision,
     Destination,
+    DestinationGroup,
     DestinationVersion,
     Heartbeat,
     HourCount,
@@ -309,6 +310,15 @@ def source(name: str = "", **fields: Any) -> Source:
     """Make a source that may echo and store."""
     defaults = {"ae_title": "CT1", "hosts": ["10.1.0.0/16"], "services": ["echo", "store"]}
     return Source.objects.create(name=name or f"source-{next(_numbers)}", **defaults | fields)
+
+
+def group(
+    name: str = "", *, members: Iterable[Destination] = (), **fields: Any
+) -> DestinationGroup:
+    """Make a fail-over group of destinations, in their order."""
+    names = [one.name for one in members]
+    label = name or f"pool-{next(_numbers)}"
+    return DestinationGroup.objects.create(name=label, members=names, **fields)
 
 
 def rule(name: str = "", *, send: Iterable[str] = (), **fields: Any) -> Rule:

@@ -12,6 +12,8 @@ from router.config.tree import Data
 SERVICES = ("echo", "store", "find", "move", "get", "commit")
 DEFAULT_SERVICES = ("echo", "store")
 DEFAULT_PRIORITY = 100
+DEFAULT_PATIENCE = 300
+DEFAULT_BALANCE = "round_robin"
 LIMIT_KEYS = ("sources", "modalities", "institutions")
 BUILT_IN_ROLES = ("administrator", "operator", "radiologist", "auditor", "service")
 
@@ -45,6 +47,22 @@ class Destination:
     kind: str
     enabled: bool = True
     settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Destinations under one name; `by` is '' for fail-over, `patience` in seconds.
+
+    `returns` is the key `return` of the file.
+    """
+
+    name: str
+    kind: str
+    members: tuple[str, ...]
+    enabled: bool = True
+    by: str = ""
+    returns: bool = True
+    patience: int = DEFAULT_PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +102,7 @@ class Document:
     defaults: Defaults = Defaults()
     sources: tuple[Source, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    groups: tuple[Group, ...] = ()
     rules: tuple[Rule, ...] = ()
     roles: tuple[Role, ...] = ()
 
@@ -93,6 +112,7 @@ class Document:
             self.defaults,
             tuple(sorted(self.sources, key=lambda one: one.name)),
             tuple(sorted(self.destinations, key=lambda one: one.name)),
+            tuple(sorted(self.groups, key=lambda one: one.name)),
             tuple(sorted(self.rules, key=lambda one: (one.priority, one.name))),
             tuple(sorted(self.roles, key=lambda one: one.name)),
         )

@@ -10,7 +10,16 @@ import yaml
 
 from router.config import settings
 from router.config.conditions import in_order
-from router.config.document import Defaults, Destination, Document, Role, Rule, Source
+from router.config.document import (
+    DEFAULT_BALANCE,
+    Defaults,
+    Destination,
+    Document,
+    Group,
+    Role,
+    Rule,
+    Source,
+)
 from router.config.tree import Data
 from router.destinations.fields import duration_text
 
@@ -23,6 +32,7 @@ def to_data(document: Document) -> dict[str, Data]:
     lists: dict[str, list[Data]] = {
         "sources": [entry(one) for one in document.sources],
         "destinations": [entry(one) for one in document.destinations],
+        "groups": [entry(one) for one in document.groups],
         "rules": [entry(one) for one in document.rules],
         "roles": [entry(one) for one in document.roles],
     }
@@ -37,12 +47,14 @@ def to_yaml(document: Document) -> str:
     return "\n".join(_block(section) for section in sections)
 
 
-def entry(one: Source | Destination | Rule | Role) -> dict[str, Data]:
+def entry(one: Source | Destination | Group | Rule | Role) -> dict[str, Data]:
     """Return one object as its list in the file holds it."""
     if isinstance(one, Source):
         return _source(one)
     if isinstance(one, Destination):
         return _destination(one)
+    if isinstance(one, Group):
+        return _group(one)
     return _rule(one) if isinstance(one, Rule) else _role(one)
 
 
@@ -92,6 +104,20 @@ def _source(one: Source) -> dict[str, Data]:
 def _destination(one: Destination) -> dict[str, Data]:
     own = {"name": one.name, "kind": one.kind} | _without({"enabled": (one.enabled, True)})
     return own | settings.shortest(one.kind, one.settings)  # type: ignore[return-value]  # JSON
+
+
+def _group(one: Group) -> dict[str, Data]:
+    usual = Group(one.name, one.kind, (), by="" if one.kind == "failover" else DEFAULT_BALANCE)
+    own: dict[str, Data] = {"name": one.name, "kind": one.kind}
+    return own | _without(
+        {
+            "enabled": (one.enabled, True),
+            "members": (list(one.members), None),
+            "by": (one.by, usual.by),
+            "return": (one.returns, usual.returns),
+            "patience": (duration_text(one.patience), duration_text(usual.patience)),
+        }
+    )
 
 
 def _rule(one: Rule) -> dict[str, Data]:

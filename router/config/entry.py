@@ -150,6 +150,15 @@ def text_of(node: Node, problems: Problems, *, check: Check = str) -> str:
         return ""
 
 
+def refuse_unknown(listed: Node | None, known: set[str], *, what: str, problems: Problems) -> None:
+    """Note each name of a list that is none of those `known`."""
+    nodes = listed.value if listed is not None and isinstance(listed.value, tuple) else ()
+    for node in nodes:
+        if node.text and node.text not in known:
+            names = ", ".join(sorted(known)) or f"(no {what} is defined)"
+            problems.add(node, f"the {what} '{node.text}' is unknown; expected one of: {names}")
+
+
 def _duration(text: str) -> str:
     value = seconds(text)
     if value > MAX_SECONDS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from router.config import dump, settings
-from router.config.document import Destination, Document, Role, Rule, Source
+from router.config.document import Destination, Document, Group, Role, Rule, Source
 from router.config.tree import Data
 from router.destinations.fields import duration_text
 
@@ -50,6 +50,7 @@ def compare(current: Document, wanted: Document) -> tuple[Change, ...]:
     objects: tuple[tuple[str, Sequence[Named], Sequence[Named]], ...] = (
         ("source", current.sources, wanted.sources),
         ("destination", current.destinations, wanted.destinations),
+        ("group", current.groups, wanted.groups),
         ("rule", current.rules, wanted.rules),
         ("role", current.roles, wanted.roles),
     )
@@ -65,7 +66,7 @@ def text(changes: Iterable[Change]) -> str:
 
 
 Fields = Mapping[str, Data]
-Named = Source | Destination | Rule | Role
+Named = Source | Destination | Group | Rule | Role
 
 
 def _changes(kind: str, before: Sequence[Named], after: Sequence[Named]) -> list[Change]:
@@ -96,6 +97,8 @@ def _shown(one: Named) -> Fields:
     """Return the fields of an object as a reader of the file knows them."""
     if isinstance(one, Source):
         return _source(one)
+    if isinstance(one, Group):
+        return _group(one)
     if isinstance(one, Rule):
         return _rule(one)
     if isinstance(one, Role):
@@ -112,6 +115,17 @@ def _source(one: Source) -> Fields:
         "hosts": list(one.hosts),
         "services": list(one.services),
         "duplicates": one.duplicates,
+    }
+
+
+def _group(one: Group) -> Fields:
+    return {
+        "kind": one.kind,
+        "enabled": one.enabled,
+        "members": list(one.members),
+        "by": one.by or None,
+        "return": one.returns,
+        "patience": duration_text(one.patience),
     }
 
 

@@ -6,7 +6,7 @@ Nothing here looks at the database: a document is right or wrong by itself.
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from router.config import conditions, settings
+from router.config import conditions, groups, settings
 from router.config.document import (
     BUILT_IN_ROLES,
     DEFAULT_PRIORITY,
@@ -16,11 +16,12 @@ from router.config.document import (
     Defaults,
     Destination,
     Document,
+    Group,
     Role,
     Rule,
     Source,
 )
-from router.config.entry import Entry, Problems, name
+from router.config.entry import Entry, Problems, name, refuse_unknown
 from router.config.findings import ConfigError, one_of
 from router.config.network import caller_title, host
 from router.config.tree import Data, Node, from_data, parse
@@ -28,12 +29,15 @@ from router.destinations import KINDS
 from router.destinations.fields import URGENCIES
 from router.models import DuplicatePolicy, Permission, RuleState, Trigger, Unmatched
 
-KEYS = ("version", "defaults", "sources", "destinations", "rules", "profiles", "roles")
+KEYS = (
+    *("version", "defaults", "sources", "destinations", "groups", "rules", "profiles"),
+    "roles",
+)
 VERSION = 1
 NO_TRANSFORM = "none"
 MOST_PRIORITY = 1_000_000
 
-Named = TypeVar("Named", Source, Destination, Rule, Role)
+Named = TypeVar("Named", Source, Destination, Group, Rule, Role)
 
 
 def load(text: str | bytes) -> Document:
@@ -62,11 +66,13 @@ def _read(root: Node) -> Document:
         _defaults(top),
         _each(top, "sources", _source),
         _each(top, "destinations", _destination),
+        _each(top, "groups", groups.read),
         _each(top, "rules", _rule),
         _each(top, "roles", _role),
     )
     for node in top.nodes("profiles", may_be_empty=True):
         problems.add(node, "profiles are not known yet; the list must be empty")
+    groups.check(top, document)
     _check_names(top, document)
     _check_titles(top, document)
     if problems.found:
@@ -215,25 +221,17 @@ def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
 
 def _check_names(top: Entry, document: Document) -> None:
-    """Note names that lead nowhere: destinations in rules, sources in the limits of roles."""
-    places = {one.name for one in document.destinations}
+    """Note names that lead nowhere: places in rules, sources in the limits of roles."""
+    places = {one.name for one in document.destinations} | {one.name for one in document.groups}
     for node in top.nodes("rules", may_be_empty=True):
         send = node.value.get("send") if isinstance(node.value, dict) else None
-        _refuse_unknown(send, places, what="destination", problems=top.problems)
+        refuse_unknown(send, places, what="destination", problems=top.problems)
     callers = {one.name for one in document.sources}
     for node in top.nodes("roles", may_be_empty=True):
         limit = node.value.get("limit") if isinstance(node.value, dict) else None
         if limit is not None and isinstance(limit.value, dict):
             sources = limit.value.get("sources")
-            _refuse_unknown(sources, callers, what="source", problems=top.problems)
-
-
-def _refuse_unknown(listed: Node | None, known: set[str], *, what: str, problems: Problems) -> None:
-    nodes = listed.value if listed is not None and isinstance(listed.value, tuple) else ()
-    for node in nodes:
-        if node.text and node.text not in known:
-            names = ", ".join(sorted(known)) or f"(no {what} is defined)"
-            problems.add(node, f"the {what} '{node.text}' is unknown; expected one of: {names}")
+            refuse_unknown(sources, callers, what="source", problems=top.problems)
 
 
 def _check_titles(top: Entry, document: Document) -> None:

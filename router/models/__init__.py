@@ -3,6 +3,13 @@
 from router.models.audit import AuditEvent, AuditOutcome
 from router.models.config import ConfigRevision, RoutingDefaults, Unmatched
 from router.models.counters import Bell, CounterKind, Heartbeat, HourCount, LedgerCheck
+from router.models.decisions import (
+    Decision,
+    DecisionOutcome,
+    DecisionPhase,
+    QuietTimer,
+    TimerItem,
+)
 from router.models.destinations import (
     PROOF_SLOT,
     Destination,
@@ -11,6 +18,13 @@ from router.models.destinations import (
     LaneSlot,
     LaneState,
 )
+from router.models.groups import (
+    Assignment,
+    Balance,
+    DestinationGroup,
+    GroupKind,
+    ItemShare,
+)
 from router.models.jobs import (
     DONE_STATES,
     OPEN_STATES,
@@ -18,15 +32,10 @@ from router.models.jobs import (
     Attempt,
     AttemptOutcome,
     Cause,
-    Decision,
-    DecisionOutcome,
-    DecisionPhase,
     ItemState,
     Job,
     JobItem,
     ProofGrade,
-    QuietTimer,
-    TimerItem,
 )
 from router.models.priorities import Priority
 from router.models.proofs import (
@@ -69,11 +78,13 @@ __all__ = [
     "UNFINISHED_STATES",
     "UNSAID",
     "ApiToken",
+    "Assignment",
     "Association",
     "Attempt",
     "AttemptOutcome",
     "AuditEvent",
     "AuditOutcome",
+    "Balance",
     "Bell",
     "Cause",
     "Commitment",
@@ -84,12 +95,15 @@ __all__ = [
     "DecisionOutcome",
     "DecisionPhase",
     "Destination",
+    "DestinationGroup",
     "DestinationVersion",
     "DuplicatePolicy",
+    "GroupKind",
     "Heartbeat",
     "HourCount",
     "Instance",
     "InstanceState",
+    "ItemShare",
     "ItemState",
     "Job",
     "JobItem",

@@ -7,7 +7,8 @@ as versions or in quarantine, never in its place.
 from django.db import connection, models
 from django.db.models import Exists, Q
 
-from router.models.jobs import DONE_STATES, ItemState, JobItem, TimerItem
+from router.models.decisions import TimerItem
+from router.models.jobs import DONE_STATES, ItemState, JobItem
 
 LAST_CHARACTER = chr(0x10FFFF)
 

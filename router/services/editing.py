@@ -1,4 +1,4 @@
-"""Change one destination of the configuration: what would change, what that holds, and doing it.
+"""Change one entry of the configuration: what would change, what that holds, and doing it.
 
 A change is the whole configuration with one entry put in or taken out, read by the same schema as
 the file, so nothing is taken here that the file would be refused for.
@@ -41,21 +41,29 @@ def newest() -> int:
     return ConfigRevision.objects.values_list("number", flat=True).first() or 0
 
 
-def planned(name: str, entry: Mapping[str, object] | None) -> Plan:
+def planned(
+    name: str, entry: Mapping[str, object] | None, *, section: str = "destinations"
+) -> Plan:
     """Return what putting `entry` under `name`, or with None removing it, would do.
+
+    Args:
+        name: of a destination, or of what else `section` of the file holds.
+        entry: what the file would say of it, without the name.
+        section: a list of the file.
 
     Raises:
         ConfigError: the configuration would be refused; nothing was changed.
     """
     base = newest()
     data = dump.to_data(config.current())
-    there = cast("list[dict[str, Data]]", data.get("destinations", []))
+    there = cast("list[dict[str, Data]]", data.get(section, []))
     wanted: list[Data] = [one for one in there if one["name"] != name]
     if entry is not None:
         wanted.append({"name": name, **cast("Mapping[str, Data]", entry)})
-    document = schema.from_json(data | {"destinations": wanted})
+    document = schema.from_json(data | {section: wanted})
     changes = config.apply(document, actor=_NOBODY, dry_run=True).changes
-    return Plan(document, changes, _held(name, document), base)
+    held = _held(name, document) if section == "destinations" else 0
+    return Plan(document, changes, held, base)
 
 
 def apply(change: Plan, *, actor: Actor, reason: str) -> ConfigRevision | None:

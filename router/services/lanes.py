@@ -118,14 +118,21 @@ def update(destination: Destination, results: Sequence[Result], *, delivered: bo
     if failed is not None:
         _fail_lane(destination, failed, now)
     elif delivered or any(result.status is not None for result in results):
-        recovered = lane.exclude(failures=0, state=LaneState.OPEN)
-        recovered = recovered.filter(state__in=[LaneState.OPEN, LaneState.BACKOFF])
-        well = Case(When(drain_to=None, then=None), default=F("ill_since"))
-        if recovered.update(**OPENED | {"ill_since": well}):
-            _wake_waiting(destination, now)
+        open_again(destination)
     if delivered and failed is None:
         assert destination.version is not None  # noqa: S101 - drain() has checked
         lane.update(last_success_at=now, verified_endpoint=destination.version.endpoint)
+
+
+def open_again(destination: Destination) -> bool:
+    """Open a lane that had failed, since the far end has answered; False where it was open."""
+    lane = Lane.objects.filter(destination=destination).exclude(failures=0, state=LaneState.OPEN)
+    recovered = lane.filter(state__in=[LaneState.OPEN, LaneState.BACKOFF])
+    well = Case(When(drain_to=None, then=None), default=F("ill_since"))
+    opened = recovered.update(**OPENED | {"ill_since": well})
+    if opened:
+        _wake_waiting(destination, clock.now())
+    return bool(opened)
 
 
 def _fail_lane(destination: Destination, failed: Result, now: datetime) -> None:

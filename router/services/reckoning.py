@@ -58,11 +58,13 @@ from router.services import (
     archive,
     audit,
     clock,
+    failover,
     proof_check,
     proofs,
     recount,
     replay_release,
     stocktaking,
+    whole_studies,
 )
 from router.services.actors import SYSTEM
 
@@ -100,6 +102,7 @@ def unfinished() -> dict[str, int]:
         "quiet timers due": QuietTimer.objects.filter(fired_at=None, due_at__lte=now).count(),
         "due items": due.count(),
         "items being sent": JobItem.objects.filter(state=ItemState.LEASED).count(),
+        "studies to be moved": failover.movable(),
         "replays under way": replay_release.unfinished(),
         **proofs.unfinished(),
     }
@@ -118,6 +121,7 @@ def reckon(*, deep: bool = False) -> Reckoning:
         _objects(found, waiting)
         _decisions(found)
         _pairs(found)
+        _groups(found)
         _replays(found)
         _attempts(found)
         _proofs(found)
@@ -235,6 +239,12 @@ def _replays(found: Reckoning) -> None:
     for pk in items.filter(replay_pair=None).values_list("pk", flat=True)[:100]:
         found.gap("replays", f"item {pk} is of a replay and none of its pairs")
     found.counts["pairs replayed"] = items.count()
+
+
+def _groups(found: Reckoning) -> None:
+    """No study of a group is split between its members."""
+    for gap in whole_studies.gaps():
+        found.gap("groups", gap)
 
 
 def _attempts(found: Reckoning) -> None:

@@ -7,6 +7,7 @@ today choose. Reads rows, and headers where rules are asked; decides nothing abo
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from django.db import transaction
 from django.db.models import Exists, OuterRef
 
 from router import storage
@@ -195,9 +196,10 @@ class _Finder:
 
 
 # --- the rules of today --------------------------------------------------------------------------
-def _asked(
-    stored: Sequence[Stored],
-) -> tuple[list[tuple[Stored, list[tuple[str, RuleSpec]]]], int]:
+_Asked = tuple[Stored, list[tuple[str, RuleSpec]]]
+
+
+def _asked(stored: Sequence[Stored]) -> tuple[list[_Asked], int]:
     """Return what the rules of today choose for each object, and how many cannot be read.
 
     What routing is yet to decide, at once or when a timer fires, is left to it.
@@ -216,7 +218,17 @@ def _asked(
             unread += 1
         else:
             found.append((one, choices))
-    return found, unread
+    return _at_members(found), unread
+
+
+@transaction.atomic
+def _at_members(found: Sequence[_Asked]) -> list[_Asked]:
+    """Put the member that has the study, or gets it now, in the place of each group."""
+    places = choosing.places_of((one.study_id, name) for one, all_ in found for name, _spec in all_)
+    return [
+        (one, [(places[one.study_id, name].destination.name, spec) for name, spec in choices])
+        for one, choices in found
+    ]
 
 
 def _choices(arrival: Arrival, config: Configuration) -> list[tuple[str, RuleSpec]] | None:

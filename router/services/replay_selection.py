@@ -23,7 +23,7 @@ from router.models.jobs import JobItemQuerySet
 from router.models.studies import InstanceQuerySet, StudyQuerySet
 from router.services.visibility import visible_instances, visible_studies
 
-CAUSES = (Cause.RULE, Cause.REPLAY, Cause.MANUAL)
+CAUSES = (Cause.RULE, Cause.REPLAY, Cause.MANUAL, Cause.FAILOVER)
 """Who chose destinations "then"; what somebody fetched by C-MOVE went where that one is."""
 SENDABLE = (InstanceState.CURRENT, InstanceState.VERSION)
 MOST_JOBS = 1000

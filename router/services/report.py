@@ -7,12 +7,14 @@ from django.db.models import Count, Max, Q
 
 from router.dicom.rules import Outcome
 from router.models import (
+    Assignment,
     Decision,
     DecisionPhase,
     Destination,
     Instance,
     InstanceState,
     ItemState,
+    Job,
     JobItem,
     QuietTimer,
     Receipt,
@@ -59,8 +61,20 @@ class Decided:
     outcome_label: str
     instances: int
     destinations: dict[str, str]
+    groups: dict[str, dict[str, str]]
     rules: tuple[RuleLine, ...]
     problem: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """Which member of a group has the study, why, and which had it before."""
+
+    group: str
+    member: str
+    reason: str
+    since: datetime
+    before: tuple[dict[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,7 @@ class StudyReport:
     received: tuple[Received, ...]
     decided: tuple[Decided, ...]
     waiting: tuple[str, ...]
+    groups: tuple[Given, ...]
     sent: tuple[Sent, ...]
     not_sent: tuple[NotSent, ...]
 
@@ -132,8 +147,9 @@ def of_study(study: Study) -> StudyReport:
         received=tuple(_received(study)),
         decided=tuple(_decided(row) for row in decisions),
         waiting=tuple(_waiting(study)),
+        groups=tuple(_groups(study)),
         sent=tuple(_sent(study)),
-        not_sent=tuple(_not_sent(decisions)),
+        not_sent=tuple(_not_sent(study, decisions)),
     )
 
 
@@ -176,6 +192,7 @@ def _decided(decision: Decision) -> Decided:
         outcome_label=str(decision.get_outcome_display()),
         instances=decision.instances_count,
         destinations=decision.destinations,
+        groups=decision.groups,
         rules=rule_lines(decision),
         problem=decision.problem,
     )
@@ -187,6 +204,14 @@ def _waiting(study: Study) -> list[str]:
         f"{timer.number} instances wait for rule {timer.rule} until the {timer.trigger} is quiet, "
         f"at {timer.due_at:%Y-%m-%d %H:%M:%S} UTC at the earliest"
         for timer in timers
+    ]
+
+
+def _groups(study: Study) -> list[Given]:
+    rows = Assignment.objects.filter(study=study).select_related("group", "member")
+    return [
+        Given(row.group.name, row.member.name, row.reason, row.since, tuple(row.history))
+        for row in rows.order_by("group__name")
     ]
 
 
@@ -212,8 +237,10 @@ def _sent_to(name: str, items: JobItemQuerySet) -> Sent:
     )
 
 
-def _not_sent(decisions: list[Decision]) -> list[NotSent]:
+def _not_sent(study: Study, decisions: list[Decision]) -> list[NotSent]:
     chosen = {name for decision in decisions for name in decision.destinations}
+    jobs = Job.objects.filter(study=study).order_by()
+    chosen |= set(jobs.values_list("destination__name", flat=True))
     rest = Destination.objects.present().exclude(name__in=chosen)
     return [NotSent(row.name, why_not(decisions, row.name)) for row in rest]
 
@@ -231,11 +258,15 @@ def why_not(decisions: list[Decision], destination: str) -> tuple[str, ...]:
         for line in rule_lines(decision):
             if line.rule in senders:
                 sentences[line.sentence] = None
+        sentences |= dict.fromkeys(decision.passed_over(destination))
     return tuple(sentences) or ("Nothing has been decided yet.",)
 
 
 def _senders(decision: Decision, destination: str) -> set[str]:
     if decision.revision is None:
         return set()
-    rules = decision.revision.document.get("rules", [])
-    return {rule["name"] for rule in rules if destination in rule.get("send", [])}
+    document = decision.revision.document
+    groups = document.get("groups", [])
+    names = {destination, *(one["name"] for one in groups if destination in one["members"])}
+    rules = document.get("rules", [])
+    return {rule["name"] for rule in rules if names & {*rule.get("send", [])}}

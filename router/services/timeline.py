@@ -13,6 +13,7 @@ from router.dicom.rules import Outcome, Reason
 from router.models import (
     DONE_STATES,
     OPEN_STATES,
+    Assignment,
     Association,
     Attempt,
     Decision,
@@ -27,7 +28,7 @@ from router.models import (
     Study,
     User,
 )
-from router.services import proof_story
+from router.services import members, proof_story
 from router.services.visibility import sees_patients, visible_items
 
 # Any in this module: rows of values(), whose columns the query names.
@@ -109,6 +110,7 @@ class Timeline:
     decisions: tuple[Decided, ...]
     undecided: int
     timers: tuple[QuietTimer, ...]
+    assignments: tuple[Assignment, ...]
     sendings: tuple[Sending, ...]
     proofs: tuple[proof_story.Line, ...]
 
@@ -147,6 +149,7 @@ def of(study: Study, user: User) -> Timeline:
         decisions=tuple(_decisions(study, user)),
         undecided=RoutingMark.objects.undecided().filter(instance__study=study).count(),
         timers=tuple(QuietTimer.objects.filter(study=study, fired_at=None).order_by("due_at")),
+        assignments=tuple(_assignments(study)),
         sendings=tuple(_sendings(study, user)),
         proofs=proof_story.of_study(study, user),
     )
@@ -209,8 +212,14 @@ def _masked(reason: Reason) -> Reason:
     return replace(reason, seen=(MASK,) if reason.seen else (), wanted=MASK)
 
 
+def _assignments(study: Study) -> Iterable[Assignment]:
+    rows = Assignment.objects.filter(study=study).select_related("group", "member")
+    return rows.order_by("group__name")[:MOST_ROWS]
+
+
 def _sendings(study: Study, user: User) -> Iterable[Sending]:
-    found = Job.objects.filter(study=study).select_related("destination").order_by("pk")
+    found = Job.objects.filter(study=study).order_by("pk")
+    found = found.select_related("destination", "assignment__group")
     jobs = list(found[:MOST_ROWS])
     items = visible_items(user).filter(job__in=jobs)
     states = states_of(jobs, user)
@@ -282,20 +291,25 @@ def why_not(study: Study, destination: Destination, user: User) -> WhyNot:
     """Say why a study was, or was not, sent to a destination, from its decisions."""
     naming = set(_rules_naming(destination.name))
     lines: list[Explained] = []
-    chosen = False
+    chosen = Job.objects.filter(study=study, destination=destination).exists()
+    passed: dict[str, None] = {}
     for decision in Decision.objects.filter(study=study).order_by("created_at", "pk")[:MOST_ROWS]:
         acted = decision.rules_to(destination.name)
         chosen = chosen or bool(acted)
         wanted = naming.union(acted)
+        passed |= dict.fromkeys(decision.passed_over(destination.name))
         lines += [one for one in explanation(decision, user) if one.rule in wanted]
     distinct = tuple(dict.fromkeys(lines))
-    return WhyNot(
-        destination.name, chosen, _verdict(study, destination, distinct, chosen=chosen), distinct
-    )
+    verdict = _verdict(study, destination, distinct, chosen=chosen)
+    if passed and not chosen:
+        verdict = f"Not chosen for {destination.name}. {'. '.join(passed)}."
+    return WhyNot(destination.name, chosen, verdict, distinct)
 
 
 def _rules_naming(name: str) -> list[str]:
-    return [rule.name for rule in Rule.objects.order_by("priority", "name") if name in rule.send]
+    names = {name} | members.groups_with(name)
+    rules = Rule.objects.order_by("priority", "name")
+    return [rule.name for rule in rules if names & {*rule.send}]
 
 
 def _verdict(

@@ -6,6 +6,8 @@ right, and never deletes a destination: the ledger refers to it.
 
 from collections.abc import Callable, Iterable
 
+from django.db.models import Q
+
 from router import doorbell
 from router.config import document, settings
 from router.config.document import Document
@@ -15,6 +17,7 @@ from router.destinations import grades
 from router.models import (
     ConfigRevision,
     Destination,
+    DestinationGroup,
     DestinationVersion,
     JobItem,
     Lane,
@@ -25,6 +28,7 @@ from router.models import (
     Source,
     User,
 )
+from router.models.jobs import JobItemQuerySet
 from router.services import audit, lanes, pacing, proofs, secrets
 from router.services.actors import Actor
 
@@ -35,6 +39,7 @@ def read() -> Document:
         _defaults(RoutingDefaults.objects.filter(pk=1).first()),
         tuple(_source(row) for row in Source.objects.all()),
         tuple(_destination(row) for row in Destination.objects.present().select_related("version")),
+        tuple(_group(row) for row in DestinationGroup.objects.present()),
         tuple(_rule(row) for row in Rule.objects.all()),
         tuple(_role(row) for row in _own_roles()),
     ).ordered()
@@ -79,11 +84,13 @@ def write(
     objects: dict[str, dict[str, object]] = {
         "source": {one.name: one for one in wanted.sources},
         "destination": {one.name: one for one in wanted.destinations},
+        "group": {one.name: one for one in wanted.groups},
         "rule": {one.name: one for one in wanted.rules},
         "role": {one.name: one for one in wanted.roles},
         "defaults": {"": wanted.defaults},
     }
-    for change in changes:
+    # Groups first: what they send elsewhere is not held where a destination is removed.
+    for change in sorted(changes, key=lambda change: change.kind != "group"):
         one = objects[change.kind].get(change.name)
         if one is None:
             _REMOVE[change.kind](change.name, revision, actor)
@@ -123,6 +130,18 @@ def _destination(row: Destination) -> document.Destination:
     )
 
 
+def _group(row: DestinationGroup) -> document.Group:
+    return document.Group(
+        name=row.name,
+        kind=row.kind,
+        members=tuple(row.members),
+        enabled=row.enabled,
+        by=row.by,
+        returns=row.returns,
+        patience=row.patience_seconds,
+    )
+
+
 def _rule(row: Rule) -> document.Rule:
     return document.Rule(
         name=row.name,
@@ -148,6 +167,8 @@ def _role(row: Role) -> document.Role:
 def _put(one: object) -> None:
     if isinstance(one, document.Source):
         _put_source(one)
+    elif isinstance(one, document.Group):
+        _put_group(one)
     elif isinstance(one, document.Rule):
         _put_rule(one)
     elif isinstance(one, document.Role):
@@ -174,6 +195,16 @@ def _put_source(one: document.Source) -> None:
             "duplicates": one.duplicates,
         },
     )
+
+
+def _put_group(one: document.Group) -> None:
+    """Add, revive or change a group; it remembers who was a member, whose studies are to leave."""
+    row, _is_new = DestinationGroup.objects.get_or_create(name=one.name)
+    former = {*row.former, *row.members} - {*one.members}
+    row.kind, row.members, row.former = one.kind, list(one.members), sorted(former)
+    row.by, row.returns, row.patience_seconds = one.by, one.returns, one.patience
+    row.enabled, row.removed = one.enabled, False
+    row.save()
 
 
 def _put_rule(one: document.Rule) -> None:
@@ -225,7 +256,8 @@ def _put_destination(one: document.Destination, *, revision: ConfigRevision, act
             f"The address of {one.name} was changed in revision {revision.number}; "
             "release to send there."
         )
-        _hold(row, reason=reason, revision=revision, actor=actor)
+        items = JobItem.objects.filter(destination=row)
+        _hold(row, items, reason=reason, revision=revision, actor=actor)
     _open_lane(row, again=changed or revived)
     if pacing.limits(before.settings) != pacing.limits(one.settings):
         pacing.forget(row)
@@ -255,8 +287,15 @@ def _next_version(
     )
 
 
-def _hold(row: Destination, *, reason: str, revision: ConfigRevision, actor: Actor) -> None:
-    count = JobItem.objects.filter(destination=row).hold(reason)
+def _hold(
+    row: Destination,
+    items: JobItemQuerySet,
+    *,
+    reason: str,
+    revision: ConfigRevision,
+    actor: Actor,
+) -> None:
+    count = items.hold(reason)
     if count:
         audit.record(
             "items.held",
@@ -286,11 +325,18 @@ def _remove_destination(name: str, revision: ConfigRevision, actor: Actor) -> No
     row.removed = True
     row.save(update_fields=["removed"])
     reason = f"{name} was removed in revision {revision.number}; add it again and release to send."
-    _hold(row, reason=reason, revision=revision, actor=actor)
+    leaving = Q(job__assignment__group__removed=False, job__assignment__group__enabled=True)
+    items = JobItem.objects.filter(destination=row).exclude(leaving)  # those go to another member
+    _hold(row, items, reason=reason, revision=revision, actor=actor)
 
 
 def _remove_source(name: str, _revision: ConfigRevision, _actor: Actor) -> None:
     Source.objects.filter(name=name).delete()
+
+
+def _remove_group(name: str, _revision: ConfigRevision, _actor: Actor) -> None:
+    """What is open stays where it is: nobody sends it elsewhere any more."""
+    DestinationGroup.objects.filter(name=name).update(removed=True)
 
 
 def _remove_rule(name: str, _revision: ConfigRevision, _actor: Actor) -> None:
@@ -304,6 +350,7 @@ def _remove_role(name: str, _revision: ConfigRevision, _actor: Actor) -> None:
 _REMOVE: dict[str, Callable[[str, ConfigRevision, Actor], None]] = {
     "source": _remove_source,
     "destination": _remove_destination,
+    "group": _remove_group,
     "rule": _remove_rule,
     "role": _remove_role,
 }

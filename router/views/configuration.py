@@ -27,7 +27,17 @@ from router.models import (
     Rule,
     Source,
 )
-from router.services import access, jobs, lane_story, lanes, overview, proof_story, trials
+from router.services import (
+    access,
+    group_story,
+    jobs,
+    lane_story,
+    lanes,
+    members,
+    overview,
+    proof_story,
+    trials,
+)
 from router.services.access import requires
 from router.views.listing import page, private, shown
 
@@ -78,8 +88,9 @@ def _in_words(rule: Rule) -> str:
 @requires(Permission.SEE_CONFIG)
 @require_safe
 def destinations(request: HttpRequest) -> HttpResponse:
-    """List the destinations with their lanes."""
-    context = {"destinations": overview.destinations(access.person(request))}
+    """List the destinations with their lanes, and the groups with their members."""
+    user = access.person(request)
+    context = {"destinations": overview.destinations(user), "groups": group_story.groups(user)}
     return shown(request, "config/destinations.html", "config/_destinations.html", context)
 
 
@@ -97,12 +108,14 @@ def _destination(request: HttpRequest, name: str) -> dict[str, object]:
     figures = overview.destinations(access.person(request))
     settings = row.version.settings if row.version else {}
     kind = KINDS.get(row.kind)
+    names = {name} | members.groups_with(name)
     return {
         "destination": row,
         "figures": next(one for one in figures if one.name == name),
         "kind": kind.label if kind else row.kind,
         "settings": [(key, _shown(key, value)) for key, value in settings.items()],
-        "rules": [rule for rule in Rule.objects.order_by("priority") if name in rule.send],
+        "rules": [rule for rule in Rule.objects.order_by("priority") if names & {*rule.send}],
+        "groups": sorted(names - {name}),
         "story": lane_story.read(access.person(request), row),
         "versions": _versions(row),
         "opens_at": lanes.opens_at(row),

@@ -7,7 +7,6 @@ the plan is shown anew. A typed secret is stored under a name of its own and nev
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
@@ -19,13 +18,13 @@ from router.destinations import KINDS
 from router.destinations.base import Kind
 from router.destinations.form import DestinationForm
 from router.models import Destination, Permission, Secret
-from router.services import access, config, editing, secrets, users
+from router.services import access, editing, secrets, users
 from router.services.access import requires
+from router.views import applying
 from router.views import destination_fields as fields
 from router.views.listing import private
 
 GET_AND_POST = ["GET", "HEAD", "POST"]
-NO_NAME = "A name of 1 to 64 of A-Z a-z 0-9 _ - is expected."
 TAKEN = "There is a destination of this name already; choose another, or change that one."
 
 
@@ -88,7 +87,11 @@ def remove(request: HttpRequest, name: str) -> HttpResponse:
         plan = editing.planned(name, None)
     except ConfigError as error:
         return private(
-            render(request, "config/remove_destination.html", context | {"problems": _words(error)})
+            render(
+                request,
+                "config/remove_destination.html",
+                context | {"problems": applying.words(error)},
+            )
         )
     if request.method == "POST" and request.POST.get("base") == str(plan.base):
         return _apply(request, plan, name=name, done=f"{name} is removed")
@@ -124,7 +127,7 @@ def _place(draft: Draft, error: ConfigError) -> None:
             draft.form.add_error(key, f"{one.message[:1].upper()}{one.message[1:]}.")
         else:
             elsewhere.append(one)
-    draft.problems = _words(ConfigError(elsewhere))
+    draft.problems = applying.words(ConfigError(elsewhere))
 
 
 def _draft(request: HttpRequest, kind: Kind, *, name: str, is_new: bool) -> Draft:
@@ -137,7 +140,7 @@ def _draft(request: HttpRequest, kind: Kind, *, name: str, is_new: bool) -> Draf
 
 def _name_problem(name: str) -> str:
     if not NAME.match(name):
-        return NO_NAME
+        return applying.NO_NAME
     return TAKEN if Destination.objects.present().filter(name=name).exists() else ""
 
 
@@ -195,24 +198,6 @@ def _form(request: HttpRequest, draft: Draft) -> HttpResponse:
 
 
 def _apply(request: HttpRequest, plan: editing.Plan, *, name: str, done: str) -> HttpResponse:
-    reason = request.POST.get("reason", "").strip()
-    try:
-        revision = editing.apply(plan, actor=access.actor(request), reason=reason)
-    except config.PublishError:
-        messages.warning(
-            request, f"{done}, but the receiver's file of sources could not be written: look at "
-            "the disk of the data directory."
-        )  # fmt: skip
-    except (config.ConfigBusyError, ConfigError) as error:
-        messages.error(request, f"Nothing was changed. {error}")
-    else:
-        number = f" as revision {revision.number}" if revision else "; nothing differed"
-        messages.success(request, f"{done}{number}.")
+    applying.apply(request, plan, done=done)
     stays = Destination.objects.present().filter(name=name).exists()
     return redirect("destination", name) if stays else redirect("destinations")
-
-
-def _words(error: ConfigError) -> tuple[str, ...]:
-    return tuple(
-        f"{one.path}: {one.message}" if one.path else one.message for one in error.findings
-    )

@@ -54,6 +54,7 @@ def seed() -> Study:
     """Fill the database and return the study with the longest story."""
     now = clock.now()
     pacs, archive, folder = _destinations(now)
+    factories.group("archives", members=[pacs, archive])
     _configuration()
     _processes(now)
     _counts(now)

@@ -56,6 +56,10 @@ def lines(item: report.StudyReport) -> Iterator[str]:
         yield from _decided(decided)
     for sentence in item.waiting:
         yield f"  {sentence}"
+    for given in item.groups:
+        yield f"  {given.group}: {given.member} has the study: {given.reason}"
+        for earlier in given.before:
+            yield f"    before: {earlier['member']}, {earlier['reason']}"
     yield "Sent"
     for sent in item.sent:
         states = ", ".join(f"{count} {state.lower()}" for state, count in sent.states.items())
@@ -75,6 +79,8 @@ def _decided(decided: report.Decided) -> Iterator[str]:
     )
     for name, rule in decided.destinations.items():
         yield f"    to {name} because of rule {rule}"
+    for group, facts in decided.groups.items():
+        yield f"    for {group} {facts['member']}: {facts['why']}"
     for line in decided.rules:
         yield f"    {line.rule}: {line.sentence}"
     if decided.problem:

@@ -12,13 +12,14 @@ from router.config.document import (
     Defaults,
     Destination,
     Document,
+    Group,
     Role,
     Rule,
     Source,
 )
 from router.config.tree import Data
 from router.destinations.fields import URGENCIES
-from router.models import DuplicatePolicy, Permission, RuleState, Trigger, Unmatched
+from router.models import Balance, DuplicatePolicy, Permission, RuleState, Trigger, Unmatched
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 AWKWARD = ["on", "no", "true", "null", "~", "1e3", "0104", "2024-01-01", "1:30", "<<", "-", "é: #"]
@@ -110,6 +111,22 @@ def destinations(draw: st.DrawFn, name: str, number: int) -> Destination:
 
 
 @st.composite
+def groups(draw: st.DrawFn, name: str, places: list[Destination]) -> Group:
+    """A group of this name, enabled only where a member is."""
+    members = draw(st.lists(st.sampled_from(places), min_size=1, unique_by=lambda one: one.name))
+    is_balance = draw(st.booleans())
+    return Group(
+        name=name,
+        kind="balance" if is_balance else "failover",
+        members=tuple(one.name for one in members),
+        enabled=any(one.enabled for one in members) and draw(st.booleans()),
+        by=draw(st.sampled_from(Balance.values)) if is_balance else "",
+        returns=is_balance or draw(st.booleans()),
+        patience=draw(seconds),
+    )
+
+
+@st.composite
 def rules(draw: st.DrawFn, name: str, places: list[str]) -> Rule:
     """A rule of this name that sends to some of `places`."""
     send = draw(st.lists(st.sampled_from(places), unique=True)) if places else []
@@ -145,10 +162,13 @@ def documents(draw: st.DrawFn) -> Document:
     """A whole configuration."""
     some = st.lists(names, max_size=3, unique=True)
     places, people = draw(some), [one for one in draw(some) if one not in BUILT_IN_ROLES]
+    made = [draw(destinations(name, number)) for number, name in enumerate(places)]
+    others = [one for one in draw(some) if one not in places] if made else []
     return Document(
         Defaults(draw(st.sampled_from(Unmatched.values)), draw(seconds), draw(seconds)),
         tuple(draw(sources(name)) for name in draw(some)),
-        tuple(draw(destinations(name, number)) for number, name in enumerate(places)),
-        tuple(draw(rules(name, places)) for name in draw(some)),
+        tuple(made),
+        tuple(draw(groups(name, made)) for name in others),
+        tuple(draw(rules(name, [*places, *others])) for name in draw(some)),
         tuple(draw(roles(name)) for name in people),
     ).ordered()

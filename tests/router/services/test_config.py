@@ -1,6 +1,7 @@
 """Applying a configuration: whole or not at all, one revision, and what it does to open work."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -22,6 +23,7 @@ from router.models import (
     AuditEvent,
     ConfigRevision,
     Destination,
+    DestinationGroup,
     DestinationVersion,
     ItemState,
     JobItem,
@@ -33,7 +35,7 @@ from router.models import (
     Source,
     User,
 )
-from router.services import config
+from router.services import config, failover, groups
 from router.services.actors import Actor, ActorKind
 from router.services.clock import now
 from tests import factories
@@ -152,6 +154,49 @@ class TestApply:
         assert config.current() == Document()
         apply(EMPTY)
         assert Role.objects.filter(built_in=True).count() == 5
+
+
+GROUPED = TEXT.replace("send: [pacs, disk]", "send: [pool]").replace(
+    "rules:\n", "groups:\n  - {name: pool, kind: failover, members: [pacs, disk]}\nrules:\n"
+)
+
+
+@pytest.mark.django_db
+class TestGroups:
+    def test_a_group_is_written_changed_removed_and_brought_back(self) -> None:
+        apply(GROUPED)
+        row = DestinationGroup.objects.get()
+        assert (row.kind, row.members, row.returns) == ("failover", ["pacs", "disk"], True)
+        assert schema.load(config.export()) == schema.load(GROUPED)
+        changed = GROUPED.replace("members: [pacs, disk]", "members: [disk], return: false")
+        apply(changed)
+        row.refresh_from_db()
+        assert (row.members, row.former, row.returns) == (["disk"], ["pacs"], False)
+        apply(TEXT)
+        row.refresh_from_db()
+        assert row.removed
+        assert config.current().groups == ()
+        apply(GROUPED)
+        row.refresh_from_db()
+        assert (row.removed, row.former) == (False, [])
+        assert DestinationGroup.objects.count() == 1
+
+    def test_studies_of_a_destination_that_is_removed_go_to_another_member(self) -> None:
+        apply(GROUPED)
+        study = factories.study()
+        one = groups.assigned([(study.pk, "pool")])[study.pk, "pool"]
+        pacs = Destination.objects.get(name="pacs")
+        assert one.member == pacs
+        grouped = factories.item(factories.job(study, destination=pacs, assignment=one))
+        alone = factories.item(factories.job(destination=pacs))
+        text = GROUPED.replace("members: [pacs, disk]", "members: [disk]")
+        apply(re.sub(r"  - {name: pacs,.*\n", "", text))
+        for item in (grouped, alone):
+            item.refresh_from_db()
+        assert (grouped.state, alone.state) == (ItemState.PENDING, ItemState.HELD)
+        assert failover.run(5) == 1
+        one.refresh_from_db()
+        assert one.member.name == "disk"
 
 
 @pytest.mark.django_db

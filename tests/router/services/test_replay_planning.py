@@ -10,6 +10,7 @@ from pytest_django import Settings
 from router import stopping, storage
 from router.destinations.base import Confirmation
 from router.models import (
+    Assignment,
     AuditEvent,
     Cause,
     Destination,
@@ -284,6 +285,23 @@ def test_the_rules_of_today_choose_what_nobody_chose_then(
     rows = set(replay.pairs.values_list("destination__name", "rule", "state"))
     assert rows == {("pacs", "ct", "planned")}
     assert pairs(planned(source="ct-1", route=ReplayRoute.RULES, rule="mr")) == {}
+
+
+def test_a_group_stands_for_the_member_that_has_the_study(
+    pacs: Destination, tmp_path: Path
+) -> None:
+    other = factories.destination("other")
+    factories.group("pool", members=[other, pacs], kind="balance", by="round_robin")
+    factories.rule("all", send=["pool"])
+    _routed(tmp_path, 3)
+    replay = planned(source="ct-1", route=ReplayRoute.RULES)
+    studies = set(replay.pairs.values_list("study", flat=True))
+    assert replay.objects_count == 3
+    for study in studies:
+        member = Assignment.objects.get(study=study).member
+        assert set(replay.pairs.filter(study=study).values_list("destination", flat=True)) == {
+            member.pk
+        }
 
 
 def test_what_routing_is_yet_to_decide_is_left_to_it(pacs: Destination, tmp_path: Path) -> None:

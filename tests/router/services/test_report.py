@@ -5,8 +5,8 @@ import json
 import pytest
 from django.core.serializers.json import DjangoJSONEncoder
 
-from router.models import ItemState, JobItem, Study
-from router.services import indexing, report, routing
+from router.models import ItemState, JobItem, Lane, Study
+from router.services import failover, indexing, report, routing
 from tests import factories
 from tests.intake import Site, image
 
@@ -100,6 +100,34 @@ def test_finds_every_study_of_an_accession_number_and_nothing_else(site: Site) -
         indexing.index(site.take(image(number, study=number, AccessionNumber="A")))
     assert len(report.find("A")) == 2
     assert report.find("B") == report.find("") == []
+
+
+def test_says_which_member_of_a_group_has_it_and_why_not_another(site: Site) -> None:
+    places = [factories.destination(name) for name in ("a", "b", "c")]
+    factories.group("pool", members=places[:2])
+    given = {"version": 1, "groups": [{"name": "pool", "kind": "failover", "members": ["a", "b"]}]}
+    rules = [{"name": "all", "send": ["pool"]}]
+    factories.revision(document=given | {"rules": rules})
+    factories.rule("all", send=["pool"])
+    indexing.index(site.take(image(1)))
+    routing.route_batch()
+    Lane.objects.filter(destination=places[0]).update(state="stopped")
+    study = Study.objects.get()
+    before = report.of_study(study)
+    assert before.decided[0].groups == {"pool": {"member": "a", "why": "the first member"}}
+    absent = {one.destination: one.because for one in before.not_sent}
+    assert absent["b"][-1] == "The group pool gave the study to a: the first member"
+    assert absent["c"] == ("No rule of revision 1 sends to c.",)
+    assert failover.run(5) == 1
+    after = report.of_study(study)
+    (has,) = after.groups
+    assert (has.group, has.member) == ("pool", "b")
+    assert "moved from a, which is stopped" in has.reason
+    assert [one["member"] for one in has.before] == ["a"]
+    assert {one.destination for one in after.sent} == {"a", "b"}
+    assert {one.destination for one in after.not_sent} == {"c"}
+    (cancelled,) = (one for one in after.sent if one.destination == "a")
+    assert cancelled.reasons == ("b gets the study instead: a is stopped.",)
 
 
 def test_is_json(routed: Study) -> None:

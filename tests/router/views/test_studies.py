@@ -9,7 +9,8 @@ import pytest
 from django.http import StreamingHttpResponse
 from django.test import Client
 
-from router.models import AuditEvent, Study
+from router.models import AuditEvent, Lane, Study
+from router.services import failover, groups
 from tests import factories
 from tests.browser.seed import outcome
 
@@ -198,6 +199,37 @@ def test_study_page_tells_the_story(client_for: ClientFor, story: Study) -> None
     assert "by rule ct-to-pacs: matched, because Modality is CT" in page
     assert "A-ASSOCIATE-RJ 1/1/3" in page
     assert "<title>Study" in page
+
+
+@pytest.mark.django_db
+def test_shows_which_member_of_a_group_has_the_study(client_for: ClientFor, story: Study) -> None:
+    places = [factories.destination(name) for name in ("first", "second")]
+    factories.group("pair", members=places)
+    revision = factories.revision(
+        document={"version": 1, "groups": [{"name": "pair", "members": ["first", "second"]}]}
+    )
+    one = groups.assigned([(story.pk, "pair")])[story.pk, "pair"]
+    factories.decision(
+        story,
+        revision=revision,
+        destinations={"first": "all"},
+        groups={"pair": {"member": "first", "why": one.reason}},
+    )
+    factories.item(factories.job(story, destination=places[0], assignment=one))
+    client = client_for("operator")
+    why = client.get(f"/studies/{story.pk}/?why=second").content.decode()
+    assert "Not chosen for second. The group pair gave the study to first: the first member." in why
+    Lane.objects.filter(destination=places[0]).update(state="paused")
+    assert failover.run(5) == 1
+
+    page = client.get(f"/studies/{story.pk}/").content.decode()
+
+    assert "first was given the study: the first member." in page
+    assert "Of pair, <strong>second</strong> has the study now: moved from first" in page
+    assert "Before it was first: the first member." in page
+    assert "second gets the study instead: first is paused." in page
+    again = client.get(f"/studies/{story.pk}/?why=second").content.decode()
+    assert "It was chosen for second." in again
 
 
 @pytest.mark.django_db
