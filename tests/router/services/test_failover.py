@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any  # a fixture of pytest-django, fields of rows
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from pytest_django import Settings
 
 from router import tasks
@@ -64,7 +64,8 @@ def pool(places: dict[str, Destination]) -> DestinationGroup:
 def _study(*states: ItemState, transform: str = "", **fields: Any) -> Assignment:
     """Make a study of the pool whose items at its member are in these states."""
     study = factories.study()
-    one = groups.assigned([(study.pk, "pool")])[study.pk, "pool"]
+    with transaction.atomic():
+        one = groups.assigned([(study.pk, "pool")])[study.pk, "pool"]
     series = factories.series(study)
     job = factories.job(study, destination=one.member, assignment=one)
     decision = factories.decision(study, instances_count=len(states), chosen_count=len(states))

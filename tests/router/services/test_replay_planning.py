@@ -297,7 +297,7 @@ def test_a_group_stands_for_the_member_that_has_the_study(
     replay = planned(source="ct-1", route=ReplayRoute.RULES)
     (one,) = Assignment.objects.all()
     assert replay.objects_count == 3
-    rows = set(replay.pairs.values_list("study", "destination"))
+    rows = {(pair.study_id, pair.destination_id) for pair in replay.pairs.all()}
     assert rows == {(one.study_id, one.member_id)}
 
 
