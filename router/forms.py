@@ -254,6 +254,9 @@ class JobFilter(FilterForm):
         required=False, label="Proof", choices=[("", "Any"), *PROOFS], widget=_select()
     )
     reason = forms.CharField(required=False, label="Reason", widget=forms.HiddenInput())
+    replay = forms.IntegerField(
+        required=False, label="Replay", min_value=1, widget=forms.HiddenInput()
+    )
 
     def offer(self) -> None:
         """Offer the destinations and rules there are."""
@@ -288,6 +291,8 @@ class JobFilter(FilterForm):
             items = items.delivered().of_enough_grade()
         elif self.value("proof"):
             items = items.filter(proving__state__in=_PROOF_STATES[self.value("proof")])
+        if self.value("replay"):
+            items = items.filter(job__replay=self.value("replay"))
         if self.value("age"):
             items = items.filter(created_at__lt=clock.now() - AGES[self.value("age")][1])
         return items

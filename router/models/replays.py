@@ -92,12 +92,15 @@ class ReplayQuerySet(models.QuerySet["Replay"]):
         moving = (ReplayState.RUNNING, ReplayState.PAUSED)
         return self.filter(state__in=moving).update(state=ReplayState.CANCELLING, reason=reason)
 
-    def finish(self, *, now: datetime) -> int:
+    def finish(self, results: dict[str, int], *, now: datetime) -> int:
         """Running → done, or being cancelled → cancelled."""
-        done = self.filter(state=ReplayState.RUNNING)
-        cancelled = self.filter(state=ReplayState.CANCELLING)
-        return done.update(state=ReplayState.DONE, finished_at=now) or cancelled.update(
-            state=ReplayState.CANCELLED, finished_at=now
+        ends = {
+            ReplayState.RUNNING: ReplayState.DONE,
+            ReplayState.CANCELLING: ReplayState.CANCELLED,
+        }
+        return sum(
+            self.filter(state=state).update(state=end, results=results, finished_at=now)
+            for state, end in ends.items()
         )
 
 
@@ -107,7 +110,8 @@ class Replay(models.Model):
     ``cursor_study`` and ``cursor_instance`` say how far planning is. ``endpoints`` maps the row id
     of each destination to the endpoint that the plan is about. ``rate`` is in objects a second, 0
     for any. ``strikes`` counts, by destination, the chunks that it did not answer for in a row.
-    ``unread_count`` objects could not be judged by the rules.
+    ``unread_count`` objects could not be judged by the rules. ``results`` holds, by state, how many
+    items had come to what when it was over.
     """
 
     state = models.CharField(
@@ -143,6 +147,7 @@ class Replay(models.Model):
     confirmed_by = models.CharField(max_length=150, blank=True, default="")
     paced_until = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+    results = models.JSONField(default=dict)
     has_pairs = models.BooleanField(default=True)
 
     objects = ReplayQuerySet.as_manager()

@@ -282,11 +282,11 @@ def _replace_older(replay: Replay, pks: Sequence[int]) -> None:
 
 def _finish(replay: Replay) -> bool:
     """End a replay of which nothing is open any more, once."""
+    states = replay.pairs.filter(item__isnull=False).order_by().values_list("item__state")
+    counts = dict(states.annotate(number=Count("pk")))
     with transaction.atomic():
-        if not Replay.objects.filter(pk=replay.pk).finish(now=clock.now()):
+        if not Replay.objects.filter(pk=replay.pk).finish(counts, now=clock.now()):
             return False
-        states = replay.pairs.filter(item__isnull=False).order_by().values_list("item__state")
-        counts = dict(states.annotate(number=Count("pk")))
         _audit("replay.finished", replay, **counts)
     return True
 

@@ -54,8 +54,8 @@ LEFT_OUT = tuple(
     )
 )
 """What the plan looked at and left out."""
-FAILED = (ItemState.PARKED.value, ItemState.HELD.value, PairState.UNKNOWN.value)
-"""What a person should look at when it is over."""
+FAILED = (ItemState.PARKED.value, ItemState.HELD.value)
+"""What waits for a person."""
 _UNSENT = (
     *(ItemState.PARKED.value, ItemState.HELD.value, ItemState.WAITING.value),
     ItemState.CANCELLED.value,
@@ -108,8 +108,13 @@ class Figures:
 
     @property
     def failed(self) -> int:
-        """Objects that a person should look at."""
+        """Objects that wait for a person."""
         return self.count(FAILED)
+
+    @property
+    def unasked(self) -> int:
+        """Objects that the far end could not be asked for, so that they were left out."""
+        return self.objects[PairState.UNKNOWN.value]
 
     @property
     def percent(self) -> int:

@@ -67,6 +67,21 @@ STATES: dict[str, tuple[str, str]] = {
     "urgent": ("urgent", "arrow-up"),
     "normal": ("normal priority", "info"),
     "low": ("low priority", "arrow-down"),
+    "planning": ("being planned", "clock"),
+    "planned": ("waits for a yes", "circle-help"),
+    "running": ("running", "play"),
+    "cancelling": ("being cancelled", "x"),
+    "done": ("done", "check"),
+    "discarded": ("discarded unsent", "x"),
+    "failed": ("could not be planned", "hand"),
+    "unreleased": ("to be sent", "clock"),
+    "dropped": ("not sent after all", "x"),
+    "there": ("there already", "circle-check"),
+    "different": ("another in its place", "circle-alert"),
+    "unknown": ("could not be asked for", "circle-help"),
+    "on_way": ("on its way already", "arrow-up-right"),
+    "on_hold": ("held by an earlier job", "pause"),
+    "gone": ("destination removed", "x"),
 }
 
 

@@ -7,14 +7,20 @@ from datetime import datetime, timedelta
 
 from router.models import (
     AttemptOutcome,
+    Cause,
     CounterKind,
     Destination,
     Instance,
     InstanceState,
     ItemState,
     LaneState,
+    PairState,
     ProofGrade,
     ReceiptOutcome,
+    Replay,
+    ReplayOnly,
+    ReplayPair,
+    ReplayState,
     Study,
 )
 from router.services import clock
@@ -225,3 +231,64 @@ def _unmatched(study: Study) -> None:
     held = factories.decision(study, outcome="held", explanation=explanation, chosen_count=0)
     for instance in Instance.objects.filter(study=study)[:5]:
         factories.mark(instance, decision=held)
+
+
+def replays() -> dict[str, Replay]:
+    """Add one replay that runs, one that waits for a yes, one that is done; by state."""
+    now, made = clock.now(), dict[str, Replay]()
+    studies, archive = list(Study.objects.order_by("pk")), Destination.objects.get(name="archive")
+    by, meant = "operator", {"destination": "archive", "received_from": "2026-03-01T02:00:00+00:00"}
+    for state, age in ((ReplayState.RUNNING, 6), (ReplayState.PLANNED, 3), (ReplayState.DONE, 90)):
+        row = Replay.objects.create(
+            state=state,
+            created_by=by,
+            created_at=now - timedelta(minutes=age),
+            selection=meant,
+            only=ReplayOnly.MISSING,
+            rate=20.0,
+            studies_total=len(studies),
+            studies_seen=len(studies),
+            planned_at=now - timedelta(minutes=age - 1),
+            studies_count=len(studies),
+            objects_count=12 * len(studies) - 8,
+            bytes=(12 * len(studies) - 8) * 524_288,
+            endpoints={str(archive.pk): archive.endpoint},
+        )
+        if state != ReplayState.PLANNED:
+            row.confirmed_at, row.confirmed_by = row.planned_at, by
+        if state == ReplayState.DONE:
+            row.finished_at, row.results = now, {"delivered": 96, "parked": 4}
+        row.save()
+        _pairs(row, studies, archive, now)
+        made[state.value] = row
+    return made
+
+
+def _pairs(row: Replay, studies: list[Study], archive: Destination, now: datetime) -> None:
+    for at, study in enumerate(studies):
+        job = factories.job(study, destination=archive, cause=Cause.REPLAY, rule="", replay=row)
+        for number, instance in enumerate(Instance.objects.filter(study=study)[:12]):
+            pair = ReplayPair(
+                replay=row, destination=archive, study=study, instance=instance, size=524_288
+            )
+            pair.detail = "archive does not find it (C-FIND)."
+            pair.state = PairState.PLANNED
+            if number > 9 and at < 2:
+                pair.state, pair.detail = PairState.THERE, "archive finds it (C-FIND)."
+            elif number > 9 and at < 4:
+                pair.state = PairState.UNKNOWN
+                pair.detail = "archive did not answer within 30 s (C-FIND)."
+            elif row.state != ReplayState.PLANNED and (row.finished_at or at < 5):
+                pair.state = PairState.ENDED
+                failed = number == 0 and at < 4
+                pair.item = factories.item(
+                    job,
+                    instance=instance,
+                    state=ItemState.PARKED if failed else ItemState.DELIVERED,
+                    reason="archive answered A900: the object does not match." if failed else "",
+                    status=0xA900 if failed else 0,
+                    finished_at=None if failed else now,
+                )
+                if not failed:
+                    factories.attempt(pair.item)
+            pair.save()

@@ -135,7 +135,7 @@ class Command(BaseCommand):
             replay.refresh_from_db()
         self._print(_result_lines(replay))
         whole, _places = replay_report.figures(replay)
-        if replay.state != ReplayState.DONE or whole.failed:
+        if replay.state != ReplayState.DONE or whole.failed or whole.unasked:
             raise CommandError("Not everything was sent.", returncode=1)
 
     def _print(self, lines: Iterator[str]) -> None:

@@ -53,7 +53,7 @@ def test_figures_add_up(replay: Replay) -> None:
         ("cancelled", 1), ("there", 1), ("unknown", 2),
     ]  # fmt: skip
     assert (whole.meant, whole.meant_bytes, whole.sent, whole.left) == (7, 70, 3, 2)
-    assert (whole.failed, whole.percent) == (3, 71)
+    assert (whole.failed, whole.unasked, whole.percent) == (1, 2, 71)
     assert [(place.name, place.parts) for place in places] == [("pacs", whole.parts)]
 
 

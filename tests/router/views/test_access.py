@@ -6,13 +6,16 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, reverse
 
-from router.models import AuditEvent, Study
+from router.models import AuditEvent, Replay, Study
 from router.urls import urlpatterns
+from tests.browser.seed import replays
 
 ClientFor = Callable[..., Client]
 EVERYBODY = {"administrator", "operator", "radiologist", "auditor"}
 RUNNERS = {"administrator", "operator"}
 CONFIG = RUNNERS | {"auditor"}
+
+WISH = {"source": "ct-1", "only": "all", "route": "then", "content": "original", "rate": "5"}
 
 PAGES: dict[str, tuple[dict[str, object], set[str]]] = {
     "dashboard": ({}, EVERYBODY),
@@ -28,6 +31,11 @@ PAGES: dict[str, tuple[dict[str, object], set[str]]] = {
         {"query": "action=retry&destination=pacs-2&state=parked&sop_class=1.2.3"},
         RUNNERS,
     ),
+    "replays": ({}, RUNNERS),
+    "replay-new": ({}, RUNNERS),
+    "replay": ({"replay": "running"}, RUNNERS),
+    "replay-cancel": ({"replay": "running"}, RUNNERS),
+    "replay-report": ({"replay": "done"}, RUNNERS),
     "quarantine": ({}, EVERYBODY),
     "quarantine-discard": ({"pk": -1}, RUNNERS),
     "rules": ({}, CONFIG),
@@ -62,6 +70,11 @@ POSTS: dict[str, tuple[dict[str, object], set[str]]] = {
         },
         RUNNERS,
     ),
+    "replay-new": ({"data": WISH}, RUNNERS),
+    "replay-confirm": ({"replay": "planned"}, RUNNERS),
+    "replay-pause": ({"replay": "running"}, RUNNERS),
+    "replay-resume": ({"replay": "running"}, RUNNERS),
+    "replay-cancel": ({"replay": "planned"}, RUNNERS),
     "quarantine-release": ({"pk": -1}, RUNNERS),
     "quarantine-discard": ({"pk": -1}, RUNNERS),
     "destination-resume": ({"name": "pacs-2"}, RUNNERS),
@@ -76,12 +89,21 @@ POSTS: dict[str, tuple[dict[str, object], set[str]]] = {
 PUBLIC = {"login", "logout", "theme", "healthz", "readyz"}
 
 
+@pytest.fixture
+def story(story: Study) -> Study:
+    """Add replays in three states."""
+    replays()
+    return story
+
+
 def address(name: str, given: dict[str, object], story: Study) -> str:
     arguments = {k: v for k, v in given.items() if k in {"pk", "name", "number"}}
     if arguments.get("pk") == 0:
         arguments["pk"] = story.pk
     if arguments.get("pk") == -1:
         arguments["pk"] = story.instances.filter(state="quarantined").earliest("pk").pk
+    if "replay" in given:
+        arguments["pk"] = Replay.objects.get(state=given["replay"]).pk
     if name == "job":
         arguments["pk"] = story.jobs.earliest("pk").pk
     query = f"?{given['query']}" if "query" in given else ""
@@ -137,7 +159,7 @@ def test_anonymous_actions_are_refused(client: Client, story: Study) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("name", sorted(set(POSTS) - {"quarantine-discard"}))
+@pytest.mark.parametrize("name", sorted(set(POSTS) - set(PAGES)))
 def test_get_changes_nothing(client_for: ClientFor, story: Study, name: str) -> None:
     given, _may = POSTS[name]
 
