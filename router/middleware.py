@@ -2,14 +2,16 @@
 
 import hashlib
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.cache import add_never_cache_headers
 
 from router.models import ApiToken, User
+from router.problems import problem
 from router.services import clock, users
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -53,15 +55,6 @@ def client_address(get_response: GetResponse) -> GetResponse:
     return middleware
 
 
-def _problem(status: int, sentence: str) -> HttpResponse:
-    """Answer a program: never a redirect, never Basic (a browser would ask)."""
-    answer = JsonResponse({"status": status, "title": sentence}, status=status)
-    answer["Content-Type"] = "application/problem+json"
-    if status == 401:
-        answer["WWW-Authenticate"] = 'Bearer realm="router"'
-    return answer
-
-
 class RequirePermission:
     """Let a request through only where the view's mark allows this user or token."""
 
@@ -69,8 +62,11 @@ class RequirePermission:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        """Pass on; the decision needs the resolved view."""
-        return self.get_response(request)
+        """Pass on; the decision needs the resolved view. What a token got is kept by no cache."""
+        response = self.get_response(request)
+        if hasattr(request, "api_token"):
+            add_never_cache_headers(response)
+        return response
 
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponseBase], *_arguments: object
@@ -78,13 +74,16 @@ class RequirePermission:
         """Refuse with 401, 403 or a redirect to the login page."""
         if getattr(view, "public", False):
             return None
+        for_programs = getattr(view, "access_by_method", None)
+        if for_programs is not None:
+            return self._program(request, for_programs)
         program = request.path.startswith(PROGRAM_PREFIXES)
         scope = getattr(view, "token_scope", None)
         if "Authorization" in request.headers and scope is not None:
             return self._token(request, view, scope)
         if not request.user.is_authenticated:
             if program:
-                return _problem(401, "Authentication is required.")
+                return problem(401, "Authentication is required.")
             return redirect_to_login(request.get_full_path())
         if getattr(view, "signed_in", False):
             return None
@@ -92,18 +91,36 @@ class RequirePermission:
         if isinstance(request.user, User) and permission and users.holds(request.user, permission):
             return None
         if program:
-            return _problem(403, "This account lacks the permission.")
+            return problem(403, "This account lacks the permission.")
         raise PermissionDenied
+
+    def _program(
+        self, request: HttpRequest, access: Mapping[str, tuple[str, str]]
+    ) -> HttpResponseBase | None:
+        """A view for programs takes tokens only: a cookie of a person opens nothing here (R43)."""
+        if "Authorization" not in request.headers:
+            return problem(401, "A bearer token is expected.")
+        method = request.method or ""
+        if method in access:
+            return self._admit(request, *access[method])
+        if _find_token(request.headers["Authorization"]) is None:
+            return problem(401, "The token is unknown, expired or revoked.")
+        answer = problem(405, f"{method} is not among what can be done here.")
+        answer["Allow"] = ", ".join(access)
+        return answer
 
     def _token(
         self, request: HttpRequest, view: Callable[..., HttpResponseBase], scope: str
     ) -> HttpResponseBase | None:
+        return self._admit(request, str(getattr(view, "required_permission", None)), scope)
+
+    def _admit(self, request: HttpRequest, permission: str, scope: str) -> HttpResponseBase | None:
+        """Let a token through that has the scope, within its owner's permissions."""
         token = _find_token(request.headers["Authorization"])
         if token is None:
-            return _problem(401, "The token is unknown, expired or revoked.")
-        permission = getattr(view, "required_permission", None)
-        if scope not in token.scopes or not users.token_may(token, str(permission), scope):
-            return _problem(403, "The token lacks the scope or its owner the permission.")
+            return problem(401, "The token is unknown, expired or revoked.")
+        if not users.token_may(token, permission, scope):
+            return problem(403, "The token lacks the scope or its owner the permission.")
         users.note_use(token)
         request.user = token.user
         request.api_token = token  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """Every address of the product. A view without a mark of access is refused by the middleware."""
 
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from router.views import (
     administration,
@@ -74,4 +74,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("metrics", health.figures, name="metrics"),
+    path("api/v1/", include(("router.api.urls", "api"))),
 ]

@@ -78,7 +78,7 @@ class TestAccess:
 
         def marks(self) -> set[str]:
             """Which marks of access the view carries."""
-            names = ("public", "signed_in", "required_permission")
+            names = ("public", "signed_in", "required_permission", "access_by_method")
             return {name for name in names if getattr(self.view, name, None)}
 
     @classmethod
@@ -118,6 +118,9 @@ class TestAccess:
             for a in self.addresses()
             if "required_permission" in a.marks()
         }
+        for address in self.addresses():
+            by_method = getattr(address.view, "access_by_method", {})
+            asked |= {str(permission) for permission, _scope in by_method.values()}
         assert asked
         assert asked <= {str(value) for value in Permission.values}
 

@@ -1,6 +1,6 @@
 """Say why a study went where it went, and why not elsewhere: received, decided, sent, proven."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from django.db.models import Count, Max, Q
@@ -22,6 +22,7 @@ from router.models import (
     Study,
 )
 from router.models.jobs import JobItemQuerySet
+from router.services.timeline import masked
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def find(uid_or_accession: str) -> list[Study]:
     return list(by_object.distinct()[:50])
 
 
-def of_study(study: Study) -> StudyReport:
-    """Gather the way of one study."""
+def of_study(study: Study, *, clear: bool = True) -> StudyReport:
+    """Gather the way of one study; values that may identify a patient masked unless `clear`."""
     made = Decision.objects.filter(study=study).select_related("revision")
     decisions = list(made.order_by("pk"))
     states = dict(
@@ -145,11 +146,11 @@ def of_study(study: Study) -> StudyReport:
         quarantined=states.get(InstanceState.QUARANTINED, 0),
         versions=states.get(InstanceState.VERSION, 0),
         received=tuple(_received(study)),
-        decided=tuple(_decided(row) for row in decisions),
+        decided=tuple(_decided(row, clear=clear) for row in decisions),
         waiting=tuple(_waiting(study)),
         groups=tuple(_groups(study)),
         sent=tuple(_sent(study)),
-        not_sent=tuple(_not_sent(study, decisions)),
+        not_sent=tuple(_not_sent(study, decisions, clear=clear)),
     )
 
 
@@ -176,13 +177,15 @@ def _received(study: Study) -> list[Received]:
     ]
 
 
-def rule_lines(decision: Decision) -> tuple[RuleLine, ...]:
+def rule_lines(decision: Decision, *, clear: bool = True) -> tuple[RuleLine, ...]:
     """Return a decision's rules in the order tried, each with its sentence."""
     outcomes = [Outcome.from_dict(item) for item in decision.explanation]
+    if not clear:
+        outcomes = [replace(o, reasons=tuple(map(masked, o.reasons))) for o in outcomes]
     return tuple(RuleLine(o.rule, str(o.result), o.sentence()) for o in outcomes)
 
 
-def _decided(decision: Decision) -> Decided:
+def _decided(decision: Decision, *, clear: bool) -> Decided:
     return Decided(
         id=decision.pk,
         at=decision.created_at,
@@ -193,7 +196,7 @@ def _decided(decision: Decision) -> Decided:
         instances=decision.instances_count,
         destinations=decision.destinations,
         groups=decision.groups,
-        rules=rule_lines(decision),
+        rules=rule_lines(decision, clear=clear),
         problem=decision.problem,
     )
 
@@ -237,15 +240,15 @@ def _sent_to(name: str, items: JobItemQuerySet) -> Sent:
     )
 
 
-def _not_sent(study: Study, decisions: list[Decision]) -> list[NotSent]:
+def _not_sent(study: Study, decisions: list[Decision], *, clear: bool) -> list[NotSent]:
     chosen = {name for decision in decisions for name in decision.destinations}
     jobs = Job.objects.filter(study=study).order_by()
     chosen |= set(jobs.values_list("destination__name", flat=True))
     rest = Destination.objects.present().exclude(name__in=chosen)
-    return [NotSent(row.name, why_not(decisions, row.name)) for row in rest]
+    return [NotSent(row.name, why_not(decisions, row.name, clear=clear)) for row in rest]
 
 
-def why_not(decisions: list[Decision], destination: str) -> tuple[str, ...]:
+def why_not(decisions: list[Decision], destination: str, *, clear: bool = True) -> tuple[str, ...]:
     """Return, for a destination not chosen, what each rule said that sends there.
 
     The rules are those of the revision the decision was made under.
@@ -255,7 +258,7 @@ def why_not(decisions: list[Decision], destination: str) -> tuple[str, ...]:
         senders = _senders(decision, destination)
         if not senders:
             sentences[f"No rule of revision {decision.revision_id} sends to {destination}."] = None
-        for line in rule_lines(decision):
+        for line in rule_lines(decision, clear=clear):
             if line.rule in senders:
                 sentences[line.sentence] = None
         sentences |= dict.fromkeys(decision.passed_over(destination))

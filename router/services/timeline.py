@@ -201,12 +201,13 @@ def explanation(decision: Decision, user: User) -> list[Explained]:
 
 
 def _explained(outcome: Outcome, *, clear: bool) -> Explained:
-    shown = outcome if clear else replace(outcome, reasons=tuple(map(_masked, outcome.reasons)))
+    shown = outcome if clear else replace(outcome, reasons=tuple(map(masked, outcome.reasons)))
     acted = outcome.result == "matched" and not outcome.shadow
     return Explained(outcome.rule, outcome.result, acted, shown.sentence())
 
 
-def _masked(reason: Reason) -> Reason:
+def masked(reason: Reason) -> Reason:
+    """Return a reason without values that may identify a patient."""
     if reason.field in PLAIN_FIELDS:
         return reason
     return replace(reason, seen=(MASK,) if reason.seen else (), wanted=MASK)
