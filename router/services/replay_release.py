@@ -24,6 +24,7 @@ from router.models import (
     Job,
     JobItem,
     PairState,
+    Priority,
     Replay,
     ReplayPair,
     ReplayState,
@@ -49,9 +50,12 @@ SOON = 0.3
 _ITEMS = Insert(
     JobItem,
     *("id", "job_id", "destination_id", "instance_id", "cause", "transform", "endpoint", "size"),
-    "created_at",
+    *("priority", "created_at"),
 )
-_JOBS = Insert(Job, "key", "study_id", "destination_id", "cause", "rule", "replay_id", "created_at")
+_JOBS = Insert(
+    Job,
+    *("key", "study_id", "destination_id", "cause", "rule", "replay_id", "priority", "created_at"),
+)
 _RELEASE = Update(
     ReplayPair, changes={"state": "'released'", "item_id": "{1}"}, only="state = 'planned'"
 )
@@ -173,13 +177,13 @@ def _write(
         raise NotWritten
     fit, unfit = _sifted(replay, chosen)
     by_pk = {row.pk: row for row in places}
-    keys = _ensure_jobs(replay, fit, now)
+    found = _ensure_jobs(replay, fit, now)
     ids = list(reserve(JobItem, len(fit)))
     _ITEMS.write(
         (
-            *(pk, keys[_key(replay, one)], one.destination_id, one.instance_id),
+            *(pk, found[_key(replay, one)][0], one.destination_id, one.instance_id),
             *(Cause.REPLAY.value, one.transform, by_pk[one.destination_id].endpoint),
-            *(one.size, now),
+            *(one.size, found[_key(replay, one)][1], now),
         )
         for pk, one in zip(ids, fit, strict=True)
     )
@@ -229,19 +233,22 @@ def _key(replay: Replay, pair: ReplayPair) -> str:
     return f"replay:{replay.pk}:{pair.study_id}:{pair.destination_id}:{pair.rule}"
 
 
-def _ensure_jobs(replay: Replay, pairs: Sequence[ReplayPair], now: datetime) -> dict[str, int]:
-    """Return the jobs' row ids by key, made where they are missing."""
+def _ensure_jobs(
+    replay: Replay, pairs: Sequence[ReplayPair], now: datetime
+) -> dict[str, tuple[int, int]]:
+    """Return row id and priority of the jobs by key; those that are missing are made, low."""
     wanted = {_key(replay, one): one for one in pairs}
     _JOBS.write_missing(
         [
             (
                 *(key, one.study_id, one.destination_id, Cause.REPLAY.value, one.rule),
-                *(replay.pk, now),
+                *(replay.pk, Priority.LOW.value, now),
             )
             for key, one in sorted(wanted.items())
         ]
     )
-    return dict(Job.objects.filter(key__in=list(wanted)).values_list("key", "pk"))
+    rows = Job.objects.filter(key__in=list(wanted)).values_list("key", "pk", "priority")
+    return {key: (pk, priority) for key, pk, priority in rows}
 
 
 # --- how they end --------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ from router.models import (
     ItemState,
     Job,
     JobItem,
+    Priority,
     Replay,
     ReplayOnly,
     ReplayState,
 )
-from router.services import clock, delivery, reckoning, replay_release, replays, triage
+from router.services import clock, delivery, jobs, reckoning, replay_release, replays, triage
 from router.services.replay_release import NotWritten
 from tests import deliveries, factories
 from tests.archives import Archive
@@ -96,6 +97,20 @@ def test_nothing_is_released_before_a_yes(pacs: Destination) -> None:
     _chosen(pacs, 2)
     replay = advance(planned(source="ct-1"))
     assert (items(replay), pairs(replay)) == ({}, {"planned": 2})
+
+
+def test_items_give_way_to_what_arrives_unless_a_person_says_otherwise(
+    pacs: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_release, "WINDOW", 2)
+    replay = advance(_running(pacs, 4))
+    made = JobItem.objects.filter(job__replay=replay)
+    assert set(made.values_list("priority", "job__priority")) == {(Priority.LOW, Priority.LOW)}
+    jobs.prioritise(made, priority=Priority.URGENT, actor=ANN)
+    made.update(state=S.DELIVERED, finished_at=clock.now())
+    advance(replay)
+    fresh = made.filter(state=S.PENDING)
+    assert set(fresh.values_list("priority", flat=True)) == {Priority.URGENT}
 
 
 def test_items_are_for_the_address_that_was_confirmed(pacs: Destination) -> None:
