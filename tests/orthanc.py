@@ -73,6 +73,20 @@ class Orthanc:
         assert answer.status == 200, f"{path}: {answer.status}"
         return body
 
+    def changes(self, kind: str, *, since: int = 0) -> list[dict[str, Any]]:
+        """The changes of a kind after a number, which `number` tells."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.get(f"/changes?since={since}&limit=100")
+            found += [one for one in page["Changes"] if one["ChangeType"] == kind]
+            since = page["Last"]
+            if page["Done"]:
+                return found
+
+    def number(self) -> int:
+        """The number of its newest change."""
+        return int(self.get("/changes?last")["Last"])
+
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every stored data set by SOP Instance UID."""
         found = {}
