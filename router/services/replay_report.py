@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from django.db.models import Count, Sum
 
-from router.models import DONE_STATES, OPEN_STATES, ItemState, PairState, Replay, ReplayPair
+from router.models import DONE_STATES, OPEN_STATES, ItemState, PairState, Replay
 from router.services import audit, spreadsheet
 from router.services.actors import Actor
 
@@ -180,30 +180,32 @@ class Entry:
     finished_at: str
 
 
+_COLUMNS = (
+    *("study__study_instance_uid", "study__accession_number", "study__patient_id"),
+    *("instance__sop_instance_uid", "destination__name", "rule", "transform", "size"),
+    *("state", "detail", "item__state", "item__reason", "item__status", "item__finished_at"),
+)
+
+
 def entries(replay: Replay, *, clear: bool) -> Iterator[Entry]:
     """Yield every pair, study by study; patient ids masked unless `clear`."""
-    rows = replay.pairs.select_related("study", "instance", "destination", "item").in_order()
-    for pair in rows.iterator(2000):
-        yield _entry(pair, clear=clear)
-
-
-def _entry(pair: ReplayPair, *, clear: bool) -> Entry:
-    item = pair.item
-    finished = item.finished_at if item else None
-    return Entry(
-        study_instance_uid=pair.study.study_instance_uid,
-        accession_number=pair.study.accession_number,
-        patient_id=pair.study.patient_id if clear else MASK,
-        sop_instance_uid=pair.instance.sop_instance_uid,
-        destination=pair.destination.name,
-        rule=pair.rule,
-        transform=pair.transform,
-        outcome=OUTCOMES[outcome_of(pair.state, item.state if item else None)],
-        reason=(item.reason if item else "") or pair.detail,
-        status=item.status if item else None,
-        bytes=pair.size,
-        finished_at=finished.isoformat(timespec="seconds") if finished else "",
-    )
+    for row in replay.pairs.in_order().values_list(*_COLUMNS).iterator(2000):
+        study, accession, patient, instance, destination, rule, transform, size = row[:8]
+        state, detail, item_state, reason, status, finished = row[8:]
+        yield Entry(
+            study_instance_uid=study,
+            accession_number=accession,
+            patient_id=patient if clear else MASK,
+            sop_instance_uid=instance,
+            destination=destination,
+            rule=rule,
+            transform=transform,
+            outcome=OUTCOMES[outcome_of(state, item_state)],
+            reason=reason or detail,
+            status=status,
+            bytes=size,
+            finished_at=finished.isoformat(timespec="seconds") if finished else "",
+        )
 
 
 def export(replay: Replay, form: str, *, clear: bool, actor: Actor) -> Iterator[str]:
