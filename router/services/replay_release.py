@@ -30,7 +30,7 @@ from router.models import (
     ReplayState,
 )
 from router.models.batches import Insert, Update, reserve
-from router.services import audit, clock, jobs, lanes, replays
+from router.services import audit, clock, jobs, lanes, replays, units
 from router.services.actors import SYSTEM
 from router.services.replay_selection import CAUSES, SENDABLE
 
@@ -154,9 +154,18 @@ def _release(replay: Replay, places: Sequence[Destination], now: datetime) -> in
     for place in places:
         most = min(_room(replay, place), allowed - len(chosen))
         if most > 0:
-            mine = replay.pairs.planned().filter(destination=place).in_order()
-            chosen += mine.select_related("instance")[:most]
+            chosen += _next(replay, place, most)
     return _write(replay, places, chosen, now) if chosen else 0
+
+
+def _next(replay: Replay, place: Destination, most: int) -> list[ReplayPair]:
+    """Return the next pairs for one destination; of a kind that takes whole studies, whole ones."""
+    planned = replay.pairs.planned().filter(destination=place).in_order()
+    mine = planned.select_related("instance")
+    found = list(mine[:most])
+    if found and units.is_for(place):
+        found += mine.filter(study=found[-1].study_id, pk__gt=found[-1].pk)[: units.MOST]
+    return found
 
 
 @transaction.atomic

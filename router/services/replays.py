@@ -279,7 +279,7 @@ def discard_stale() -> int:
     """Discard the plans that nobody confirmed within a day of a grace; return how many."""
     now = clock.now()
     old = Replay.objects.filter(state=ReplayState.PLANNED, planned_at__lt=now - 2 * PLAN_LASTS)
-    return old.discard("Nobody confirmed it.", now=now)
+    return old.discard("Nobody confirmed it.", now=now) if old.exists() else 0
 
 
 def _again(replay: Replay) -> Replay:

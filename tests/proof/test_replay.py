@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.archives import Archive
@@ -46,6 +47,18 @@ def planned(product: Product, *arguments: str) -> int:
 def report(product: Product, number: int) -> dict[str, Any]:
     found = json.loads(product.command("replay", "--report", str(number), "--format", "json"))
     assert isinstance(found, dict)
+    return found
+
+
+def asked_by_a_program(product: Product, path: str) -> dict[str, Any]:
+    """Ask the API with a token of its own."""
+    name = f"program-{random.randrange(10**9)}"
+    product.command("create_user", name, "--role", "service")
+    token = product.command("create_token", name, "--scope", "api:read").splitlines()[-1]
+    url = f"http://{HOST}:{product.http_port}{path}"
+    answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
     return found
 
 
@@ -84,6 +97,8 @@ def test_an_archive_that_lost_37_of_100_studies_gets_exactly_these(
     done = report(product, number)
     sent = {one["sop_instance_uid"] for one in done["pairs"] if one["outcome"] == "Delivered"}
     assert sent == set(lost)
+    told = asked_by_a_program(product, f"/api/v1/replays/{number}")
+    assert (told["state"], told["sent"], told["failed"]) == ("done", len(lost), 0)
     note(
         f"replay: {LOST} of {STUDIES} studies were lost, {len(sent)} of {len(objects)} objects sent"
     )

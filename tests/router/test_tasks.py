@@ -20,10 +20,12 @@ from router.models import (
     LedgerCheck,
     Proof,
     QuietTimer,
+    Replay,
 )
-from router.services import claims, clock, heartbeats, indexing, proving, routing, upkeep
+from router.services import claims, clock, heartbeats, indexing, proving, replays, routing, upkeep
 from tests import factories
 from tests.intake import Site, image
+from tests.replaying import ANN, confirmed, planned, wish
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -153,6 +155,41 @@ def test_sweep_rings_for_proofs_that_are_due() -> None:
     with clock.shifted(timedelta(minutes=2)):
         tasks.sweep()
     assert f"prove:{pacs.pk}" in _queued()
+
+
+def test_a_replay_is_planned_and_released_by_its_tasks() -> None:
+    factories.item(factories.job(destination=factories.destination("pacs")), state="delivered")
+    replay = replays.request(wish(source="ct-1"), actor=ANN, user=None)
+    assert _queued() == {f"plan_replay:{replay.pk}"}
+
+    tasks.plan_replay(replay.pk)
+    tasks.plan_replay(replay.pk)
+    replay.refresh_from_db()
+    confirmed(replay)
+    assert f"advance_replay:{replay.pk}" in _queued()
+    tasks.advance_replay(replay.pk)
+    tasks.advance_replay(replay.pk)
+
+    item = JobItem.objects.get(cause="replay")
+    assert item.state == ItemState.PENDING
+    assert _queued() == {f"deliver:{item.destination_id}:0"}
+
+
+@pytest.mark.parametrize(
+    ("state", "rings"),
+    [("planning", "plan_replay"), ("running", "advance_replay"), ("paused", "advance_replay"),
+     ("cancelling", "advance_replay"), ("discarded", "advance_replay"), ("planned", ""),
+     ("done", ""), ("cancelled", ""), ("failed", "")],
+)  # fmt: skip
+def test_sweep_rings_for_replays_that_have_something_to_do(state: str, rings: str) -> None:
+    factories.item(factories.job(destination=factories.destination("pacs")), state="delivered")
+    replay = planned(source="ct-1")
+    Replay.objects.update(state=state)
+    Bell.objects.all().delete()
+
+    tasks.sweep()
+
+    assert _queued() == ({f"{rings}:{replay.pk}"} if rings else set())
 
 
 def test_canary_shows_that_a_worker_answers() -> None:

@@ -181,6 +181,20 @@ def test_a_dead_destination_does_not_keep_another_waiting(
     assert replay.state == ReplayState.RUNNING
 
 
+def test_a_kind_that_takes_whole_studies_gets_them_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay_release, "CHUNK", 3)
+    hook = factories.destination("hook", kind="webhook")
+    for size in (2, 5, 1):
+        _chosen(hook, size)
+    replay = confirmed(planned(destination="hook"))
+    replay_release.advance(replay.pk)
+    assert items(replay) == {"pending": 7}
+    assert replay.pairs.planned().count() == 1
+    assert items(advance(replay)) == {"pending": 8}
+
+
 # --- once each -----------------------------------------------------------------------------------
 def test_what_another_job_sends_meanwhile_is_not_sent_twice(pacs: Destination) -> None:
     rows = _chosen(pacs, 2)
