@@ -1,26 +1,24 @@
-"""Release the pairs of confirmed replays at their pace, and see how they end.
+"""Release the pairs of confirmed replays at their pace.
 
 Every transaction is a bounded chunk whose pairs are taken by a conditional UPDATE, so that two who
 advance one replay at once release nothing twice and a worker that dies leaves the next to go on. Of
 one replay never more than a window is open at a destination: what arrives meanwhile does not wait
-behind a hundred thousand objects. Refuses to send; delivery does.
+behind a hundred thousand objects. Refuses to send, which delivery does, and to say how it ends,
+which is the business of ``replay_settling``.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef
 
 from router import doorbell, stopping
 from router.models import (
-    DONE_STATES,
     OPEN_STATES,
     Cause,
     Destination,
-    ItemState,
     Job,
     JobItem,
     PairState,
@@ -30,15 +28,14 @@ from router.models import (
     ReplayState,
 )
 from router.models.batches import Insert, Update, reserve
-from router.services import audit, clock, jobs, lanes, replays, units
-from router.services.actors import SYSTEM
-from router.services.replay_selection import CAUSES, SENDABLE
+from router.services import clock, lanes, replay_settling, units
+from router.services.replay_selection import SENDABLE
+from router.services.replay_settling import IDLE, Progress
 
 WINDOW = 500
 """Objects of one replay that are open at one destination at most."""
 CHUNK = 200
-MANY = 5000
-"""Pairs that one transaction drops or deletes at most."""
+"""Pairs that one transaction releases at most, but for whole studies."""
 SPAN = 0.5
 """Seconds of sending at its rate that one release is for, unless one object takes longer."""
 SLACK = timedelta(seconds=3)
@@ -65,17 +62,6 @@ class NotWritten(Exception):
     """Another was quicker; nothing was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What one look at a replay came to: whether something changed, and when to look again."""
-
-    changed: bool = False
-    wait: float = 1.0
-
-
-IDLE = Progress()
-
-
 def run(pk: int) -> None:
     """Do what is due for one replay, until nothing is for a while, for some seconds at most."""
     limit = time.monotonic() + LOOK_SECONDS
@@ -100,26 +86,26 @@ def advance(pk: int) -> Progress:
         return IDLE
     return {
         ReplayState.RUNNING: _run,
-        ReplayState.PAUSED: _keep_paused,
-        ReplayState.CANCELLING: _wind_up,
-        ReplayState.DISCARDED: _tidy,
+        ReplayState.PAUSED: replay_settling.keep_paused,
+        ReplayState.CANCELLING: replay_settling.wind_up,
+        ReplayState.DISCARDED: replay_settling.tidy,
     }[ReplayState(replay.state)](replay)
 
 
 # --- running -------------------------------------------------------------------------------------
 def _run(replay: Replay) -> Progress:
-    ended = _settle(replay)
+    ended = replay_settling.settle(replay)
     places = _destinations(replay)
     moved = [row.name for row in places if row.endpoint != replay.endpoints.get(str(row.pk))]
     if moved:
-        _pause_for(replay, moved[0])
+        replay_settling.pause_for(replay, moved[0])
         return Progress(changed=True)
     now = clock.now()
     if replay.paced_until is not None and replay.paced_until > now:
         return Progress(bool(ended), (replay.paced_until - now).total_seconds())
     released = _release(replay, places, now) if places else 0
     if not places and not replay.pairs.released().exists():
-        return Progress(changed=_finish(replay))
+        return Progress(changed=replay_settling.finish(replay))
     return Progress(bool(ended or released), _until_next(replay, released))
 
 
@@ -133,18 +119,6 @@ def _destinations(replay: Replay) -> list[Destination]:
     rows = rows.select_related("version")
     planned = replay.pairs.planned().filter(destination=OuterRef("pk"))
     return list(rows.filter(Exists(planned)))
-
-
-def _pause_for(replay: Replay, name: str) -> None:
-    """An address that changed is for a person to judge (R21)."""
-    reason = (
-        f"The address of {name} has changed since this was confirmed. Resume it to send the rest "
-        "to the address of today, or cancel it."
-    )
-    with transaction.atomic():
-        if Replay.objects.filter(pk=replay.pk).pause(reason):
-            replays.hold_released(replay)
-            _audit("replay.paused", replay, reason=reason)
 
 
 def _release(replay: Replay, places: Sequence[Destination], now: datetime) -> int:
@@ -258,100 +232,6 @@ def _ensure_jobs(
     )
     rows = Job.objects.filter(key__in=list(wanted)).values_list("key", "pk", "priority")
     return {key: (pk, priority) for key, pk, priority in rows}
-
-
-# --- how they end --------------------------------------------------------------------------------
-@transaction.atomic
-def _settle(replay: Replay) -> int:
-    """Take note of released pairs whose items need no more care; return how many.
-
-    An older item of the same pair that waits for a person is replaced by the one that was sent
-    now, or that has failed now, so that triage shows each failure once.
-    """
-    over = replay.pairs.released().exclude(item__state__in=OPEN_STATES)
-    found = list(over.in_order().values_list("pk", "item__state")[:MANY])
-    pks = [pk for pk, _state in found]
-    count = 0
-    for first in range(0, len(pks), CHUNK):
-        part = pks[first : first + CHUNK]
-        count += replay.pairs.released().filter(pk__in=part).update(state=PairState.ENDED)
-        _replace_older(replay, part)
-    return count
-
-
-def _replace_older(replay: Replay, pks: Sequence[int]) -> None:
-    decided = (*DONE_STATES, ItemState.PARKED)
-    mine = ReplayPair.objects.filter(
-        Q(item_id__gt=OuterRef("pk")),
-        pk__in=pks,
-        item__state__in=decided,
-        instance=OuterRef("instance"),
-        destination=OuterRef("destination"),
-        transform=OuterRef("transform"),
-    )
-    instances = ReplayPair.objects.filter(pk__in=pks).values("instance")
-    parked = JobItem.objects.filter(instance__in=instances, state=ItemState.PARKED)
-    older = parked.filter(Exists(mine), cause__in=CAUSES)
-    jobs.lock(older)
-    older.cancel(f"Replaced: replay {replay.pk} sent it again.")
-
-
-def _finish(replay: Replay) -> bool:
-    """End a replay of which nothing is open any more, once."""
-    states = replay.pairs.filter(item__isnull=False).order_by().values_list("item__state")
-    counts = dict(states.annotate(number=Count("pk")))
-    with transaction.atomic():
-        if not Replay.objects.filter(pk=replay.pk).finish(counts, now=clock.now()):
-            return False
-        _audit("replay.finished", replay, **counts)
-    return True
-
-
-# --- paused, cancelled, discarded ----------------------------------------------------------------
-def _keep_paused(replay: Replay) -> Progress:
-    """Hold what was being sent when the pause began and has come back."""
-    return Progress(changed=bool(replays.hold_released(replay)))
-
-
-def _wind_up(replay: Replay) -> Progress:
-    """Give up what was not sent, in bounded steps; what is being sent now is waited for."""
-    dropped = _drop(replay)
-    with transaction.atomic():
-        mine = JobItem.objects.filter(pk__in=replay.pairs.values("item"))
-        unsent = mine.filter(state__in=[ItemState.PENDING, ItemState.WAITING, ItemState.HELD])
-        unsent = unsent.filter(pk__in=list(unsent.values_list("pk", flat=True)[:MANY]))
-        jobs.lock(unsent)
-        given_up = unsent.cancel(f"Replay {replay.pk} was cancelled.")
-    ended = _settle(replay)
-    if dropped or given_up or ended or replay.pairs.released().exists():
-        return Progress(changed=bool(dropped or given_up or ended), wait=0.2)
-    return Progress(changed=_finish(replay))
-
-
-def _drop(replay: Replay) -> int:
-    some = list(replay.pairs.planned().in_order().values_list("pk", flat=True)[:MANY])
-    mine = replay.pairs.planned().filter(pk__in=some)
-    return mine.update(state=PairState.DROPPED, detail="The replay was cancelled before.")
-
-
-def _tidy(replay: Replay) -> Progress:
-    """Delete the pairs of a plan that was never sent."""
-    some = list(replay.pairs.order_by("id").values_list("pk", flat=True)[:MANY])
-    if some:
-        ReplayPair.objects.filter(pk__in=some).delete()
-        return Progress(changed=True, wait=0.0)
-    Replay.objects.filter(pk=replay.pk).update(has_pairs=False)
-    return IDLE
-
-
-def _audit(event: str, replay: Replay, **details: object) -> None:
-    audit.record(
-        event,
-        actor=SYSTEM,
-        code="instances.transferred",
-        target=f"replay {replay.pk}",
-        details=dict(details),
-    )
 
 
 def unfinished() -> int:

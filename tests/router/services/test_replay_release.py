@@ -22,7 +22,16 @@ from router.models import (
     ReplayOnly,
     ReplayState,
 )
-from router.services import clock, delivery, jobs, reckoning, replay_release, replays, triage
+from router.services import (
+    clock,
+    delivery,
+    jobs,
+    reckoning,
+    replay_release,
+    replay_settling,
+    replays,
+    triage,
+)
 from router.services.replay_release import NotWritten
 from tests import deliveries, factories
 from tests.archives import Archive
@@ -356,7 +365,7 @@ def test_a_paused_one_is_cancelled_with_what_it_held(pacs: Destination) -> None:
 def test_a_plan_that_was_discarded_keeps_no_pairs(
     pacs: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay_release, "MANY", 2)
+    monkeypatch.setattr(replay_settling, "MANY", 2)
     _chosen(pacs, 5)
     replay = planned(source="ct-1")
     replays.cancel(replay, actor=ANN)
