@@ -19,6 +19,11 @@ ClientFor = Callable[..., "Client"]
 from django.conf import settings as django_settings  # noqa: E402 - after the data directory
 from django.core.cache import cache  # noqa: E402
 from django.test import Client  # noqa: E402
+from hypothesis import settings as hypothesis_settings  # noqa: E402
+
+# No test of ours asserts how long something took: the machine may be busy.
+hypothesis_settings.register_profile("suite", deadline=None)
+hypothesis_settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ import psycopg
 import yaml
 from psycopg import sql
 
+from tests.commands import Commands
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,6 +97,7 @@ class Product:
         self.lines: list[str] = []
         self._database = Database("") if database_url is not None else Database()
         self._environment = self._build(database_url or self._database.url, environment or {})
+        self._commands = Commands(self._environment)
         self._up: subprocess.Popen[str] | None = None
         self._log_path = folder / "up.log"
         self._reader: threading.Thread | None = None
@@ -110,6 +112,7 @@ class Product:
             if kind is None:
                 assert code == 0, f"up ended with {code}\n{self.log()[-4000:]}"
         finally:
+            self._commands.end()
             self._database.drop()
             shutil.rmtree(self.data_dir, ignore_errors=True)
 
@@ -129,6 +132,7 @@ class Product:
         """Start `up` and wait for its `ready`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lines = []
+        self._commands.end()  # they read their settings as of now, too
         with self._log_path.open("a") as log:
             self._up = subprocess.Popen(
                 [sys.executable, "manage.py", "up", *arguments],
@@ -195,15 +199,7 @@ class Product:
     # --- commands ---------------------------------------------------------------------------------
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `manage.py` with `arguments` beside the product."""
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return self._commands.run(arguments, timeout=timeout)
 
     def command(self, *arguments: str, timeout: float = 120) -> str:
         """Run a command that must succeed and return what it printed."""

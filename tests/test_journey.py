@@ -6,6 +6,7 @@ data sets at the far ends are compared by hash with what was sent.
 
 import hashlib
 import re
+import shutil
 import subprocess
 import warnings
 import zlib
@@ -101,7 +102,10 @@ def test_a_real_set_reaches_both_destinations(running: Product, tmp_path: Path) 
         assert by_hash(folder) == arrived
         assert Counter(one.sha256 for one in sink.objects) == arrived
 
-        originals = real_set()[0].parent
+        originals = tmp_path / "originals"
+        originals.mkdir()
+        for path in real_set():
+            shutil.copy(path, originals)
         dcmsend(running, originals)
         running.wait_idle()
         assert by_hash(folder) == arrived, "nothing known was sent again"

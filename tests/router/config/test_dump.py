@@ -11,13 +11,13 @@ from router.config.tree import Data
 from tests.router.config.documents import documents
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(documents())
 def test_what_is_written_reads_back_the_same(document: Document) -> None:
     assert schema.load(dump.to_yaml(document)) == document
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(documents())
 def test_a_revision_reads_back_the_same_with_the_same_digest(document: Document) -> None:
     data = dump.to_data(document)
@@ -27,7 +27,7 @@ def test_a_revision_reads_back_the_same_with_the_same_digest(document: Document)
     assert dump.digest(dump.to_data(again)) == dump.digest(data)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(documents())
 def test_other_readers_of_yaml_see_the_same_data(document: Document) -> None:
     assert yaml.safe_load(dump.to_yaml(document)) == dump.to_data(document)

@@ -17,7 +17,7 @@ def test_the_same_is_no_change() -> None:
     assert plan.text(()) == "no change"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(documents(), documents())
 def test_a_plan_is_empty_only_for_the_same(one: Document, other: Document) -> None:
     assert plan.compare(one, one) == ()

@@ -483,7 +483,7 @@ class TestOvertaken:
 class TestAnyConfiguration(TestCase):
     """Whatever is right can be applied, exported and applied again without a change."""
 
-    @hypothesis_settings(max_examples=15, deadline=None)
+    @hypothesis_settings(max_examples=15)
     @given(documents(), documents())
     def test_apply_export_apply(self, first: Document, second: Document) -> None:
         for document in (first, second):
