@@ -177,6 +177,7 @@ class Product:
 
     def kill(self) -> None:
         """Kill every process without a word, as a power cut does."""
+        self._commands.end()
         if self._up is None:
             return
         for process in self.processes():

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('router', '0004_proofs'),
+        ('router', '0007_groups'),
     ]
 
     operations = [
