@@ -5,6 +5,7 @@ and a receipt an instance, a decision and a job a study; UIDs and ids are scatte
 are, so that every index is hit all over.
 """
 
+import json
 import os
 import statistics
 import time
@@ -179,6 +180,8 @@ def _neutral(field: "models.Field[object, object]") -> str:
         value = field.get_default()
         if isinstance(value, bool):
             return "true" if value else "false"
+        if isinstance(value, dict | list):
+            return f"'{json.dumps(value)}'"
         return f"'{value}'" if isinstance(value, str) else str(int(str(value)))
     kind = field.get_internal_type()
     if kind == "BooleanField":
